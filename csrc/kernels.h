@@ -1,0 +1,64 @@
+/* Between the drivers of a job (parallel.c) and the kernels of one dtype and instruction set.
+ *
+ * The kernels work on one group of rows at a time: as many neighbouring rows as a vector
+ * has lanes (`vertical`: each lane is a row), or a single one (lanes are elements of it).
+ * Which of the two is a matter of speed alone: the arithmetic, and so every bit, is that
+ * of struct row_order in passes.h for both.
+ *
+ * A group goes through three phases over the blocks of its rows: the max, the sum of
+ * exponentials, the writing. rows() runs them for every group of a range; the single
+ * phases serve rows that are so long and few that their blocks are shared out instead. */
+#ifndef FASTSOFTMAX_KERNELS_H
+#define FASTSOFTMAX_KERNELS_H
+
+#include "fastsoftmax.h"
+
+/* Rows longer than this are summed block by block. A block of the widest vertical group
+ * (64 bytes a step) takes 256 KiB: it stays in a core's L2 cache. */
+#define BLOCK ((ptrdiff_t)4096)
+
+/* What the driver found out about a job, the same for all of its threads. */
+struct plan {
+    struct fsm_job *job;
+    int vertical;
+    int streamed;          /* outputs go past the caches */
+    ptrdiff_t group_rows;  /* rows in a group */
+    ptrdiff_t strip_bytes; /* of one strip of scratch memory */
+    ptrdiff_t scratch_bytes;
+};
+
+struct group; /* one group's state: opaque memory of group_bytes, aligned to 64 */
+
+struct kernels {
+    ptrdiff_t lanes;
+    ptrdiff_t short_row; /* rows below this length need a vertical group */
+    size_t group_bytes, max_bytes, sums_bytes;
+    /* Rows [first, last); writes their losses to `losses` where the job sums them. */
+    void (*rows)(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *losses, void *scratch);
+    void (*begin)(const struct plan *plan, struct group *group, ptrdiff_t first, ptrdiff_t last);
+    void (*max_phase)(const struct plan *plan, const struct group *group, ptrdiff_t block, void *max, void *scratch);
+    void (*end_max)(const struct plan *plan, struct group *group, const void *maxima, ptrdiff_t count);
+    void (*sum_phase)(const struct plan *plan, const struct group *group, ptrdiff_t block, void *sums, void *scratch);
+    void (*end_sum)(const struct plan *plan, struct group *group, const void *sums, ptrdiff_t count,
+                    void *losses);
+    void (*write_phase)(const struct plan *plan, const struct group *group, ptrdiff_t block, void *scratch);
+};
+
+/* Set by dispatch.c. */
+extern const struct kernels *chosen_kernels[2]; /* float32, float64 */
+
+int64_t read_label(const char *from, enum fsm_label_type type);
+
+/* Bytes from an operand's first row to the row of this number. */
+static inline ptrdiff_t row_offset(const struct fsm_job *job, const struct fsm_operand *operand, ptrdiff_t row)
+{
+    if (job->dimensions == 1) return row * operand->strides[0];
+    ptrdiff_t offset = 0;
+    for (int d = job->dimensions - 1; d >= 0; d--) {
+        offset += row % job->shape[d] * operand->strides[d];
+        row /= job->shape[d];
+    }
+    return offset;
+}
+
+#endif

@@ -1,0 +1,195 @@
+/* The only file that knows OpenMP, and all there is to know about threads.
+ *
+ * A call runs on the calling thread alone wherever more could do harm: in the child of a
+ * fork (the parent's workers are not there, and GNU's runtime would wait for them for
+ * ever), inside somebody's parallel region, and while another call's team is at work (two
+ * callers would otherwise fight for the same processors). */
+#if defined(__linux__) && !defined(_GNU_SOURCE)
+#define _GNU_SOURCE /* sched_getaffinity */
+#endif
+#include "parallel.h"
+#include "fastsoftmax.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#ifndef _WIN32
+#include <pthread.h>
+#include <unistd.h>
+#endif
+#ifdef __linux__
+#include <sched.h>
+#endif
+
+static atomic_int teams_at_work;
+static atomic_int requested;       /* set_num_threads; 0 where never called */
+static int environment_limit;      /* OMP_NUM_THREADS and the container's quota, at import */
+static _Thread_local int block_limit; /* num_threads; 0 outside */
+
+#ifdef _OPENMP
+static int openmp_default = 1; /* what OpenMP's own limit is while nobody lowered it */
+static int in_forked_child;
+static _Thread_local int proved_team = 1;
+#endif
+
+int fsm_processor_count(void)
+{
+#ifdef __linux__
+    cpu_set_t affinity;
+    if (sched_getaffinity(0, sizeof affinity, &affinity) == 0) return CPU_COUNT(&affinity);
+#endif
+#ifdef _OPENMP
+    return omp_get_num_procs();
+#else
+    return 1;
+#endif
+}
+
+const char *fsm_openmp_runtime(void)
+{
+#if !defined(_OPENMP)
+    return NULL;
+#elif defined(__clang__)
+    return "libomp";
+#else
+    return "libgomp";
+#endif
+}
+
+#if defined(_OPENMP) && !defined(_WIN32)
+static void note_fork(void) { in_forked_child = 1; }
+#endif
+
+void fsm_initialise_threads(int limit, int openmp_limit)
+{
+    environment_limit = limit;
+#ifdef _OPENMP
+    openmp_default = openmp_limit;
+#ifndef _WIN32
+    static int registered;
+    if (!registered) pthread_atfork(NULL, NULL, note_fork);
+    registered = 1;
+#endif
+#else
+    (void)openmp_limit;
+#endif
+}
+
+void fsm_request_threads(int threads) { atomic_store(&requested, threads); }
+
+int fsm_limit_block(int threads)
+{
+    int before = block_limit;
+    block_limit = threads;
+    return before;
+}
+
+int thread_limit(void)
+{
+#ifdef _OPENMP
+    if (in_forked_child) return 1;
+    int limit = atomic_load(&requested);
+    if (limit == 0) {
+        limit = fsm_processor_count();
+        if (environment_limit && environment_limit < limit) limit = environment_limit;
+    }
+    if (block_limit && block_limit < limit) limit = block_limit;
+    /* Somebody (threadpoolctl, omp_set_num_threads) changed the calling thread's limit. */
+    int openmp_limit = omp_get_max_threads();
+    if (openmp_limit != openmp_default && openmp_limit < limit) limit = openmp_limit;
+    if (omp_get_thread_limit() < limit) limit = omp_get_thread_limit();
+    if (omp_in_parallel()) limit = 1;
+    return limit > 0 ? limit : 1;
+#else
+    return 1;
+#endif
+}
+
+int fsm_thread_limit(void) { return thread_limit(); }
+
+#if defined(_OPENMP) && !defined(_WIN32)
+/* GNU's runtime ends the process where it cannot start a thread. So before a calling thread
+ * leads a larger team than ever before, as many threads are started here, all at once. */
+struct rehearsal {
+    pthread_mutex_t mutex;
+    pthread_cond_t over;
+    int is_over;
+};
+
+static void *wait_for_the_others(void *context)
+{
+    struct rehearsal *rehearsal = context;
+    pthread_mutex_lock(&rehearsal->mutex);
+    while (!rehearsal->is_over) pthread_cond_wait(&rehearsal->over, &rehearsal->mutex);
+    pthread_mutex_unlock(&rehearsal->mutex);
+    return NULL;
+}
+
+static int rehearse(int team)
+{
+    struct rehearsal rehearsal = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0};
+    pthread_t *threads = malloc(sizeof *threads * (size_t)team);
+    if (!threads) return 1;
+    int started = 0;
+    while (started < team - 1 && pthread_create(&threads[started], NULL, wait_for_the_others, &rehearsal) == 0)
+        started++;
+    pthread_mutex_lock(&rehearsal.mutex);
+    rehearsal.is_over = 1;
+    pthread_cond_broadcast(&rehearsal.over);
+    pthread_mutex_unlock(&rehearsal.mutex);
+    for (int i = 0; i < started; i++) pthread_join(threads[i], NULL);
+    free(threads);
+    return started + 1;
+}
+#endif
+
+int claim_team(int wanted)
+{
+#ifdef _OPENMP
+    if (wanted <= 1 || atomic_fetch_add(&teams_at_work, 1) > 0) {
+        if (wanted > 1) atomic_fetch_sub(&teams_at_work, 1);
+        return 1;
+    }
+#ifndef _WIN32
+    if (wanted > proved_team) {
+        int started = rehearse(wanted);
+        /* Where not all can be had the runtime may have no memory of its own left either. */
+        if (started < wanted) wanted = proved_team;
+        else proved_team = wanted;
+    }
+#endif
+    if (wanted <= 1) atomic_fetch_sub(&teams_at_work, 1);
+    return wanted;
+#else
+    (void)wanted;
+    return 1;
+#endif
+}
+
+void release_team(int team)
+{
+    if (team > 1) atomic_fetch_sub(&teams_at_work, 1);
+}
+
+void share_out(int team, ptrdiff_t count, work_function *work, void *context)
+{
+#ifdef _OPENMP
+    if (team > 1 && count > 1) {
+#pragma omp parallel num_threads(team)
+        {
+            /* The runtime may have given fewer threads than were asked for. */
+            ptrdiff_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
+            ptrdiff_t share = count / threads, extra = count % threads;
+            ptrdiff_t first = thread * share + (thread < extra ? thread : extra);
+            ptrdiff_t last = first + share + (thread < extra);
+            if (first < last) work(context, first, last, (int)thread);
+        }
+        return;
+    }
+#endif
+    (void)team;
+    if (count > 0) work(context, 0, count, 0);
+}

@@ -1,0 +1,20 @@
+/* Sharing work out among threads. */
+#ifndef FASTSOFTMAX_PARALLEL_H
+#define FASTSOFTMAX_PARALLEL_H
+
+#include <stddef.h>
+
+/* Items [first, last) of the work, run by thread number `thread`. */
+typedef void work_function(void *context, ptrdiff_t first, ptrdiff_t last, int thread);
+
+/* The most threads a call made here and now may use. */
+int thread_limit(void);
+
+/* A team for one job: how many threads it has, the calling one included. Give it back. */
+int claim_team(int wanted);
+void release_team(int team);
+
+/* Runs all of [0, count), cut into `team` nearly equal runs of items. */
+void share_out(int team, ptrdiff_t count, work_function *work, void *context);
+
+#endif

@@ -1,0 +1,229 @@
+/* Runs a job: chooses the group's shape, cuts the rows into pieces, shares them out.
+ *
+ * All that is chosen here is a matter of speed; the bits of a row are fixed by passes.h,
+ * those of a summed loss by the fixed pieces below. */
+#include "kernels.h"
+#include "parallel.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Elements below which a second thread costs more than it brings (benchmarks/thresholds.py). */
+#define PARALLEL_ELEMENTS ((ptrdiff_t)65536)
+/* Elements in a piece of rows, the unit that is shared out. */
+#define PIECE_ELEMENTS ((ptrdiff_t)16384)
+/* Bytes of output from which it is written past the caches: it would not stay in them. */
+#define STREAM_BYTES ((ptrdiff_t)24 << 20)
+/* Bytes of the longest row whose exponentials wait in a thread's own memory meanwhile. */
+#define STREAM_ROW_BYTES ((ptrdiff_t)512 << 10)
+/* Scratch memory of a small job, on the stack. */
+#define SMALL_SCRATCH 20480
+#define STRIPS 3
+#define ALIGNMENT 64
+
+static ptrdiff_t round_up(ptrdiff_t value, ptrdiff_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+static int has(const struct fsm_job *job, enum fsm_operand_name name) { return job->operands[name].data != NULL; }
+
+static int writes_elements(const struct fsm_job *job) { return has(job, FSM_OUT) && job->operation != FSM_SELECT; }
+
+static struct plan make_plan(struct fsm_job *job, const struct kernels *kernels)
+{
+    ptrdiff_t itemsize = job->is_double ? 8 : 4;
+    struct plan plan = {.job = job};
+    int last = job->dimensions - 1;
+    /* Neighbouring columns, or short rows, make a vertical group. */
+    int columns = last >= 0 && job->operands[FSM_X].axis_stride != itemsize &&
+                  job->operands[FSM_X].strides[last] == itemsize && job->shape[last] >= kernels->lanes / 2;
+    plan.vertical = job->n < kernels->short_row || columns;
+    plan.group_rows = plan.vertical ? kernels->lanes : 1;
+    ptrdiff_t length = job->n < BLOCK ? job->n : BLOCK;
+    plan.strip_bytes = round_up(length * plan.group_rows * itemsize, ALIGNMENT) + ALIGNMENT;
+    plan.scratch_bytes = STRIPS * plan.strip_bytes;
+
+    const struct fsm_operand *out = &job->operands[FSM_OUT];
+    ptrdiff_t row_bytes = job->n * itemsize;
+    if ((job->operation == FSM_SOFTMAX || job->operation == FSM_CROSS_ENTROPY) && has(job, FSM_OUT) &&
+        !plan.vertical && out->axis_stride == itemsize && row_bytes <= STREAM_ROW_BYTES &&
+        row_bytes * job->rows >= STREAM_BYTES) {
+        plan.streamed = 1;
+        plan.scratch_bytes += round_up(row_bytes, ALIGNMENT);
+    }
+    return plan;
+}
+
+/* What the threads of a job share. */
+struct run {
+    const struct kernels *kernels;
+    struct plan plan;
+    char *scratch; /* scratch_bytes for each thread */
+    /* Pieces of rows. */
+    ptrdiff_t piece_rows, losses_bytes;
+    double *piece_losses;
+    /* Groups of long rows, block by block. */
+    ptrdiff_t blocks;
+    char *groups, *maxima, *sums, *losses;
+};
+
+static void *scratch_of(const struct run *run, int thread) { return run->scratch + thread * run->plan.scratch_bytes; }
+
+/* Real losses added one after the other. */
+static double sum_losses(const struct fsm_job *job, const void *losses, ptrdiff_t count)
+{
+    double sum = 0;
+    for (ptrdiff_t i = 0; i < count; i++)
+        sum += job->is_double ? ((const double *)losses)[i] : (double)((const float *)losses)[i];
+    return sum;
+}
+
+static void run_pieces(void *context, ptrdiff_t first, ptrdiff_t last, int thread)
+{
+    const struct run *run = context;
+    struct fsm_job *job = run->plan.job;
+    char *scratch = scratch_of(run, thread);
+    if (!job->sum_losses) {
+        ptrdiff_t end = last * run->piece_rows;
+        run->kernels->rows(&run->plan, first * run->piece_rows, end < job->rows ? end : job->rows, NULL, scratch);
+        return;
+    }
+    char *losses = scratch + run->plan.scratch_bytes - run->losses_bytes;
+    for (ptrdiff_t piece = first; piece < last; piece++) {
+        ptrdiff_t begin = piece * run->piece_rows, end = begin + run->piece_rows;
+        if (end > job->rows) end = job->rows;
+        run->kernels->rows(&run->plan, begin, end, losses, scratch);
+        run->piece_losses[piece] = sum_losses(job, losses, end - begin);
+    }
+}
+
+static struct group *group_of(const struct run *run, ptrdiff_t group)
+{
+    return (struct group *)(void *)(run->groups + group * (ptrdiff_t)run->kernels->group_bytes);
+}
+
+static void run_max_blocks(void *context, ptrdiff_t first, ptrdiff_t last, int thread)
+{
+    const struct run *run = context;
+    for (ptrdiff_t i = first; i < last; i++)
+        run->kernels->max_phase(&run->plan, group_of(run, i / run->blocks), i % run->blocks,
+                                run->maxima + i * (ptrdiff_t)run->kernels->max_bytes, scratch_of(run, thread));
+}
+
+static void run_sum_blocks(void *context, ptrdiff_t first, ptrdiff_t last, int thread)
+{
+    const struct run *run = context;
+    for (ptrdiff_t i = first; i < last; i++)
+        run->kernels->sum_phase(&run->plan, group_of(run, i / run->blocks), i % run->blocks,
+                                run->sums + i * (ptrdiff_t)run->kernels->sums_bytes, scratch_of(run, thread));
+}
+
+static void run_write_blocks(void *context, ptrdiff_t first, ptrdiff_t last, int thread)
+{
+    const struct run *run = context;
+    for (ptrdiff_t i = first; i < last; i++)
+        run->kernels->write_phase(&run->plan, group_of(run, i / run->blocks), i % run->blocks,
+                                  scratch_of(run, thread));
+}
+
+/* Few long rows: each phase's blocks, of all the rows, are shared out. */
+static void run_by_blocks(struct run *run, int team, ptrdiff_t groups)
+{
+    const struct kernels *kernels = run->kernels;
+    struct fsm_job *job = run->plan.job;
+    ptrdiff_t step = run->plan.group_rows, itemsize = job->is_double ? 8 : 4;
+    for (ptrdiff_t g = 0; g < groups; g++) {
+        ptrdiff_t end = (g + 1) * step < job->rows ? (g + 1) * step : job->rows;
+        kernels->begin(&run->plan, group_of(run, g), g * step, end);
+    }
+    share_out(team, groups * run->blocks, run_max_blocks, run);
+    for (ptrdiff_t g = 0; g < groups; g++)
+        kernels->end_max(&run->plan, group_of(run, g), run->maxima + g * run->blocks * (ptrdiff_t)kernels->max_bytes,
+                         run->blocks);
+    share_out(team, groups * run->blocks, run_sum_blocks, run);
+    for (ptrdiff_t g = 0; g < groups; g++)
+        kernels->end_sum(&run->plan, group_of(run, g), run->sums + g * run->blocks * (ptrdiff_t)kernels->sums_bytes,
+                         run->blocks, job->sum_losses ? run->losses + g * step * itemsize : NULL);
+    if (writes_elements(job)) share_out(team, groups * run->blocks, run_write_blocks, run);
+    if (!job->sum_losses) return;
+    for (ptrdiff_t first = 0; first < job->rows; first += run->piece_rows) {
+        ptrdiff_t count = job->rows - first < run->piece_rows ? job->rows - first : run->piece_rows;
+        job->loss_sum += sum_losses(job, run->losses + first * itemsize, count);
+    }
+}
+
+/* One allocation cut into aligned parts. */
+struct arena {
+    char *base;
+    ptrdiff_t size;
+};
+
+static ptrdiff_t reserve(struct arena *arena, ptrdiff_t count, ptrdiff_t bytes)
+{
+    ptrdiff_t at = arena->size;
+    arena->size += round_up(count * bytes, ALIGNMENT);
+    return at;
+}
+
+enum fsm_status fsm_run(struct fsm_job *job)
+{
+    job->loss_sum = 0;
+    if (job->rows == 0 || job->n == 0) return FSM_DONE;
+    struct run run = {.kernels = chosen_kernels[job->is_double != 0]};
+    run.plan = make_plan(job, run.kernels);
+    ptrdiff_t itemsize = job->is_double ? 8 : 4;
+    ptrdiff_t groups = (job->rows + run.plan.group_rows - 1) / run.plan.group_rows;
+    run.blocks = (job->n + BLOCK - 1) / BLOCK;
+
+    /* Pieces depend on n alone: a summed loss adds up in the same order on any machine. */
+    run.piece_rows = job->n >= PIECE_ELEMENTS / 64 ? 64 : round_up(PIECE_ELEMENTS / job->n, 64);
+    if (job->sum_losses) {
+        run.losses_bytes = round_up(run.piece_rows * itemsize, ALIGNMENT);
+        run.plan.scratch_bytes += run.losses_bytes;
+    } else {
+        /* No order to keep: pieces small enough that every thread gets some. */
+        run.piece_rows = run.plan.group_rows;
+    }
+    ptrdiff_t pieces = (job->rows + run.piece_rows - 1) / run.piece_rows;
+
+    int team = 1;
+    if (job->rows >= (PARALLEL_ELEMENTS + job->n - 1) / job->n) team = claim_team(thread_limit());
+    int by_blocks = team > 1 && run.blocks > 1 && groups < 4 * (ptrdiff_t)team && groups % team != 0;
+    if (by_blocks && run.plan.streamed) run.plan.streamed = 0;
+
+    struct arena arena = {0};
+    ptrdiff_t scratch_at = reserve(&arena, team, run.plan.scratch_bytes);
+    ptrdiff_t piece_losses_at = job->sum_losses ? reserve(&arena, pieces, sizeof(double)) : 0;
+    ptrdiff_t groups_at = 0, maxima_at = 0, sums_at = 0, losses_at = 0;
+    if (by_blocks) {
+        groups_at = reserve(&arena, groups, (ptrdiff_t)run.kernels->group_bytes);
+        maxima_at = reserve(&arena, groups * run.blocks, (ptrdiff_t)run.kernels->max_bytes);
+        sums_at = reserve(&arena, groups * run.blocks, (ptrdiff_t)run.kernels->sums_bytes);
+        losses_at = reserve(&arena, groups * run.plan.group_rows, itemsize);
+    }
+    _Alignas(ALIGNMENT) char small[SMALL_SCRATCH];
+    char *allocated = NULL;
+    arena.base = small;
+    if (arena.size > SMALL_SCRATCH) {
+        allocated = malloc((size_t)(arena.size + ALIGNMENT));
+        if (!allocated) {
+            release_team(team);
+            return FSM_NO_MEMORY;
+        }
+        arena.base = allocated + (ALIGNMENT - (uintptr_t)allocated % ALIGNMENT);
+    }
+    run.scratch = arena.base + scratch_at;
+    run.piece_losses = (double *)(void *)(arena.base + piece_losses_at);
+    run.groups = arena.base + groups_at;
+    run.maxima = arena.base + maxima_at;
+    run.sums = arena.base + sums_at;
+    run.losses = arena.base + losses_at;
+
+    if (by_blocks) {
+        run_by_blocks(&run, team, groups);
+    } else {
+        share_out(team, pieces, run_pieces, &run);
+        if (job->sum_losses) job->loss_sum = sum_losses(&(struct fsm_job){.is_double = 1}, run.piece_losses, pieces);
+    }
+    release_team(team);
+    free(allocated);
+    return FSM_DONE;
+}

@@ -1,0 +1,255 @@
+/* The vector primitives: the only home of compiler and instruction-set quirks.
+ *
+ * A `vec` holds LANES reals in VECTOR_BYTES bytes, an `ivec` as many integers of
+ * the same size. Lane loops below compile to one instruction at every width, with
+ * GCC and Clang alike; shuffles and table look-ups that would not are spelled out. */
+#ifndef FASTSOFTMAX_SIMD_H
+#define FASTSOFTMAX_SIMD_H
+
+#include <float.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if REAL_BITS == 64
+#include "real_f64.h"
+#else
+#include "real_f32.h"
+#endif
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#define LANES ((ptrdiff_t)(VECTOR_BYTES * 8 / REAL_BITS))
+
+typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
+typedef integer ivec __attribute__((vector_size(VECTOR_BYTES)));
+/* The same at the alignment of one real, for memory that is the caller's. */
+typedef real unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(REAL_BITS / 8), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+#define EACH_LANE(lane) for (int lane = 0; lane < LANES; lane++)
+
+INLINE vec load(const real *from) { return (vec) * (const unaligned_vec *)from; }
+INLINE void store(real *to, vec value) { *(unaligned_vec *)to = (unaligned_vec)value; }
+INLINE vec splat(real value) { return value - (vec){0}; } /* -0 stays -0 */
+
+/* The x86 intrinsic of an operation at this width and dtype: _mm512_max_ps and so on.
+ * Lane loops would do, but inside larger functions GCC takes them apart again. */
+#if defined(__SSE2__)
+#define JOIN_(width, name, type) _mm##width##_##name##_##type
+#define JOIN(width, name, type) JOIN_(width, name, type)
+#if VECTOR_BYTES == 64
+#define WIDTH 512
+#elif VECTOR_BYTES == 32
+#define WIDTH 256
+#else
+#define WIDTH
+#endif
+#if REAL_BITS == 64
+#define INTRINSIC(name) JOIN(WIDTH, name, pd)
+#define COMPARE _mm512_cmp_pd_mask
+typedef double native __attribute__((vector_size(VECTOR_BYTES), may_alias));
+#else
+#define INTRINSIC(name) JOIN(WIDTH, name, ps)
+#define COMPARE _mm512_cmp_ps_mask
+typedef float native __attribute__((vector_size(VECTOR_BYTES), may_alias));
+#endif
+#endif
+
+/* a*b + c with one rounding, on every machine. */
+INLINE vec fma_(vec a, vec b, vec c)
+{
+#if defined(__FMA__)
+    return (vec)INTRINSIC(fmadd)((native)a, (native)b, (native)c);
+#else
+    vec result;
+#if REAL_BITS == 64
+    EACH_LANE(i) result[i] = __builtin_fma(a[i], b[i], c[i]);
+#else
+    EACH_LANE(i) result[i] = __builtin_fmaf(a[i], b[i], c[i]);
+#endif
+    return result;
+#endif
+}
+
+/* A truth value for each lane, of which & | ~ make others. */
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+typedef __mmask16 lane_mask;
+#elif VECTOR_BYTES == 64
+typedef __mmask8 lane_mask;
+#else
+typedef ivec lane_mask;
+#endif
+
+#if VECTOR_BYTES == 64
+INLINE lane_mask equal(vec a, vec b) { return COMPARE((native)a, (native)b, _CMP_EQ_OQ); }
+INLINE lane_mask less(vec a, vec b) { return COMPARE((native)a, (native)b, _CMP_LT_OQ); }
+INLINE vec select(lane_mask condition, vec yes, vec no)
+{
+    return (vec)INTRINSIC(mask_blend)(condition, (native)no, (native)yes);
+}
+INLINE int is_set(lane_mask mask, ptrdiff_t lane) { return mask >> lane & 1; }
+#else
+INLINE lane_mask equal(vec a, vec b) { return a == b; }
+INLINE lane_mask less(vec a, vec b) { return a < b; }
+INLINE vec select(lane_mask condition, vec yes, vec no)
+{
+    return (vec)((condition & (ivec)yes) | (~condition & (ivec)no));
+}
+INLINE int is_set(lane_mask mask, ptrdiff_t lane) { return mask[lane] != 0; }
+#endif
+
+/* The larger and the smaller of both; a NaN in b comes through, a NaN in a does not. */
+INLINE vec max(vec a, vec b)
+{
+#ifdef INTRINSIC
+    return (vec)INTRINSIC(max)((native)a, (native)b);
+#else
+    return select(less(b, a), a, b);
+#endif
+}
+
+INLINE vec min(vec a, vec b)
+{
+#ifdef INTRINSIC
+    return (vec)INTRINSIC(min)((native)a, (native)b);
+#else
+    return select(less(a, b), a, b);
+#endif
+}
+
+INLINE vec absolute(vec a) { return (vec)((ivec)a & (ivec)((bit_pattern)-1 / 2 - (ivec){0})); }
+
+/* The lanes below `count`. */
+INLINE ivec first_lanes(ptrdiff_t count)
+{
+    ivec number;
+    EACH_LANE(i) number[i] = i;
+    return number < (integer)count;
+}
+
+/* The first `count` lanes from memory, the others `fill`. */
+INLINE vec load_first(const real *from, ptrdiff_t count, real fill)
+{
+#if VECTOR_BYTES == 64
+    return (vec)INTRINSIC(mask_loadu)((native)splat(fill), (lane_mask)((1u << count) - 1), from);
+#elif VECTOR_BYTES == 32
+    ivec wanted = first_lanes(count);
+    return select(wanted, (vec)INTRINSIC(maskload)(from, (__m256i)wanted), splat(fill));
+#else
+    vec result = splat(fill);
+    EACH_LANE(i) if (i < count) result[i] = from[i];
+    return result;
+#endif
+}
+
+INLINE void store_first(real *to, ptrdiff_t count, vec value)
+{
+#if VECTOR_BYTES == 64
+    INTRINSIC(mask_storeu)(to, (lane_mask)((1u << count) - 1), (native)value);
+#elif VECTOR_BYTES == 32
+    INTRINSIC(maskstore)(to, (__m256i)first_lanes(count), (native)value);
+#else
+    EACH_LANE(i) if (i < count) to[i] = value[i];
+#endif
+}
+
+/* To memory, past the caches; `to` is aligned to VECTOR_BYTES. */
+INLINE void stream(real *to, vec value)
+{
+#if VECTOR_BYTES == 64
+    _mm512_stream_si512((void *)to, (__m512i)value);
+#elif VECTOR_BYTES == 32
+    _mm256_stream_si256((void *)to, (__m256i)value);
+#else
+    store(to, value);
+#endif
+}
+
+/* Orders streamed stores before whatever another thread is told next. */
+INLINE void stream_fence(void)
+{
+#if VECTOR_BYTES >= 32
+    _mm_sfence();
+#endif
+}
+
+/* The entries of a table of TABLE_SIZE reals at the low TABLE_BITS bits of each index. */
+INLINE vec look_up(const real *table, ivec index)
+{
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+    return (vec)_mm512_permutexvar_ps((__m512i)index, _mm512_loadu_ps(table));
+#elif VECTOR_BYTES == 64
+    return (vec)_mm512_permutexvar_pd((__m512i)index, _mm512_loadu_pd(table));
+#elif VECTOR_BYTES == 32 && REAL_BITS == 32
+    __m256i where = (__m256i)index;
+    __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), where);
+    __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), where);
+    return (vec)_mm256_blendv_ps(low, high, (__m256)_mm256_slli_epi32(where, 28));
+#elif VECTOR_BYTES == 32
+    __m256i where = _mm256_and_si256((__m256i)index, _mm256_set1_epi64x(TABLE_SIZE - 1));
+    return (vec)_mm256_i64gather_pd(table, where, 8);
+#else
+    vec result;
+    EACH_LANE(i) result[i] = table[index[i] & (TABLE_SIZE - 1)];
+    return result;
+#endif
+}
+
+/* Lane i of the result is lane i ^ DISTANCE of the value. */
+#define PAIRWISE(mask, i) ((i) ^ (mask))
+#if VECTOR_BYTES * 8 == REAL_BITS * 16
+#define SHUFFLE(a, b, f, mask)                                                                     \
+    __builtin_shufflevector(a, b, f(mask, 0), f(mask, 1), f(mask, 2), f(mask, 3), f(mask, 4),      \
+                            f(mask, 5), f(mask, 6), f(mask, 7), f(mask, 8), f(mask, 9),            \
+                            f(mask, 10), f(mask, 11), f(mask, 12), f(mask, 13), f(mask, 14),       \
+                            f(mask, 15))
+#elif VECTOR_BYTES * 8 == REAL_BITS * 8
+#define SHUFFLE(a, b, f, mask)                                                                     \
+    __builtin_shufflevector(a, b, f(mask, 0), f(mask, 1), f(mask, 2), f(mask, 3), f(mask, 4),      \
+                            f(mask, 5), f(mask, 6), f(mask, 7))
+#elif VECTOR_BYTES * 8 == REAL_BITS * 4
+#define SHUFFLE(a, b, f, mask)                                                                     \
+    __builtin_shufflevector(a, b, f(mask, 0), f(mask, 1), f(mask, 2), f(mask, 3))
+#else
+#define SHUFFLE(a, b, f, mask) __builtin_shufflevector(a, b, f(mask, 0), f(mask, 1))
+#endif
+
+INLINE vec exchange(vec value, int distance)
+{
+    switch (distance) {
+    case 1: return SHUFFLE(value, value, PAIRWISE, 1);
+#if VECTOR_BYTES * 8 > REAL_BITS * 2
+    case 2: return SHUFFLE(value, value, PAIRWISE, 2);
+#endif
+#if VECTOR_BYTES * 8 > REAL_BITS * 4
+    case 4: return SHUFFLE(value, value, PAIRWISE, 4);
+#endif
+#if VECTOR_BYTES * 8 > REAL_BITS * 8
+    case 8: return SHUFFLE(value, value, PAIRWISE, 8);
+#endif
+    default: return value;
+    }
+}
+
+/* a0 b0 a1 b1 ... from the first and from the second halves of a and b. */
+#define INTERLEAVED(offset, i) ((offset) + (i) / 2 + ((i) % 2 ? (int)LANES : 0))
+INLINE vec interleave_low(vec a, vec b) { return SHUFFLE(a, b, INTERLEAVED, 0); }
+INLINE vec interleave_high(vec a, vec b) { return SHUFFLE(a, b, INTERLEAVED, (int)LANES / 2); }
+
+/* rows[i] lane j becomes rows[j] lane i: log2(LANES) perfect shuffles. */
+INLINE void transpose(vec rows[LANES])
+{
+    for (int stage = 1; stage < LANES; stage *= 2) {
+        vec shuffled[LANES];
+        for (int i = 0; i < LANES / 2; i++) {
+            shuffled[2 * i] = interleave_low(rows[i], rows[i + LANES / 2]);
+            shuffled[2 * i + 1] = interleave_high(rows[i], rows[i + LANES / 2]);
+        }
+        for (int i = 0; i < LANES; i++) rows[i] = shuffled[i];
+    }
+}
+
+#endif

@@ -1,0 +1,107 @@
+/* exp, for a row at a time.
+ *
+ *   e**y * 2**(SUM_EXPONENT - N)  =  2**(k - N + SUM_EXPONENT) * 2**(j/TABLE_SIZE) * e**r,
+ *   y = (k + j/TABLE_SIZE) * ln 2 + r,   |r| <= ln 2 / (2 * TABLE_SIZE).
+ *
+ * The row's N takes the place of the usual y - max: softmax does not change under a
+ * common factor, and taking an integer from k costs no rounding, where y - max would
+ * lose up to log2(max - y) bits of the result. Nothing here is subnormal: the factor
+ * 2**SUM_EXPONENT keeps all that a row's results depend on in the normal range, and
+ * whatever lies below comes out as 0 exactly (so do -inf and the padding of a tail).
+ *
+ * The result is left as scale * (1 + tail): rounded once it is within 0.55 ulp, and
+ * the sum of a row takes it unrounded. */
+#ifndef FASTSOFTMAX_VECTOR_EXP_H
+#define FASTSOFTMAX_VECTOR_EXP_H
+
+#include "pair.h"
+
+static const union {
+    bit_pattern bits[TABLE_SIZE];
+    real values[TABLE_SIZE];
+} exp_table __attribute__((aligned(64))) = {{EXP_TABLE_BITS}};
+static const real exp_tails[TABLE_SIZE] __attribute__((aligned(64))) = {EXP_TABLE_TAILS};
+static const real exp_coefficients[] = {EXP_COEFFICIENTS};
+#define EXP_TERMS ((int)(sizeof exp_coefficients / sizeof *exp_coefficients))
+
+/* What a row's exponentials are taken relative to. */
+struct exp_shift {
+    vec subtract; /* from each element: 0, or the row's max where that is exact */
+    vec magic;    /* ROUND_MAGIC - TABLE_SIZE * (N - SUM_EXPONENT) */
+    vec lowest;   /* y at and below which the exponential is 0 */
+    /* With a temperature y = x / temperature, kept to twice the precision. */
+    vec temperature, inverse_high, inverse_low;
+    vec lowest_x; /* keeps the product finite */
+};
+
+struct exponential {
+    vec scale, tail;
+};
+
+INLINE vec rounded(struct exponential e) { return fma_(e.scale, e.tail, e.scale); }
+
+INLINE struct pair as_pair(struct exponential e)
+{
+    vec high = rounded(e);
+    return (struct pair){high, fma_(e.scale, e.tail, e.scale - high)};
+}
+
+/* e**(y + y_low), y not below shift.lowest (or a NaN), |y_low| far below |y|. */
+INLINE struct exponential exp_clamped(vec y, vec y_low, const struct exp_shift *shift, int has_low)
+{
+    vec steps = fma_(y, splat(STEPS_PER_UNIT), shift->magic);
+    vec k = steps - shift->magic;
+    /* The first product is exact in the fma, and so is its sum: both are multiples of
+     * ulp(STEP_HIGH) or of a small y's own ulp, and they cancel to less than a step. */
+    vec r = fma_(-k, splat(STEP_HIGH), y);
+    r = fma_(-k, splat(STEP_LOW), r);
+    if (has_low) r += y_low;
+    r += look_up(exp_tails, (ivec)steps);
+    vec polynomial = splat(exp_coefficients[EXP_TERMS - 1]);
+    for (int i = EXP_TERMS - 2; i >= 0; i--) polynomial = fma_(polynomial, r, splat(exp_coefficients[i]));
+    ivec exponent = (ivec)steps << (MANTISSA_BITS - TABLE_BITS);
+    vec scale = (vec)((ivec)look_up(exp_table.values, (ivec)steps) + exponent);
+    return (struct exponential){scale, fma_(r * r, polynomial, r)};
+}
+
+/* scaled: with a temperature. zero_at, where given: elements equal to it count as 0. */
+INLINE struct exponential shifted_exp(vec x, const struct exp_shift *shift, int scaled, const vec *zero_at)
+{
+    vec y = x - shift->subtract, y_low = splat(0);
+    if (scaled) {
+        y = max(shift->lowest_x, y);
+        struct pair product = two_product(y, shift->inverse_high);
+        y = product.high;
+        y_low = fma_(max(shift->lowest_x, x - shift->subtract), shift->inverse_low, product.low);
+    }
+    y = max(shift->lowest, y);
+    if (zero_at) y = select(equal(x, *zero_at), shift->lowest, y);
+    return exp_clamped(y, y_low, shift, scaled);
+}
+
+/* temperature is 1 where not scaled. */
+INLINE struct exp_shift shift_for(vec row_max, vec temperature, int scaled)
+{
+    struct exp_shift shift;
+    vec y_max = row_max;
+    if (scaled) {
+        struct pair inverse = reciprocal((struct pair){temperature, splat(0)});
+        shift.temperature = temperature;
+        shift.inverse_high = inverse.high;
+        shift.inverse_low = inverse.low;
+        y_max = row_max * inverse.high;
+    }
+    /* An empty row's max is -inf: its elements must come out as 0, so nothing is subtracted. */
+    vec zero = splat(0);
+    lane_mask plain = less(absolute(y_max), splat(LARGE_MAX));
+    shift.subtract = select(plain | equal(row_max, splat(-(real)__builtin_inf())), zero, row_max);
+    y_max = select(plain, y_max, zero);
+    vec n = fma_(y_max, splat(LOG2_E), splat(ROUND_MAGIC)) - splat(ROUND_MAGIC);
+    vec n_scaled = n - splat(SUM_EXPONENT);
+    shift.magic = splat(ROUND_MAGIC) - splat(TABLE_SIZE) * n_scaled;
+    shift.lowest = (n_scaled - splat(EXPONENT_BIAS)) * splat(LN2);
+    if (scaled) shift.lowest_x = (shift.lowest - splat(4)) * temperature;
+    return shift;
+}
+
+#endif

@@ -1,0 +1,187 @@
+"""Arguments to arrays that a kernel can read and write, and results back to the caller."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[Any]
+Axis = int | Sequence[int] | None
+
+# Computed in the dtype on the right, returned in the one on the left.
+_COMPUTED_IN = {
+    "float16": np.dtype(np.float32),
+    "bfloat16": np.dtype(np.float32),
+    "float32": np.dtype(np.float32),
+    "float64": np.dtype(np.float64),
+}
+
+
+def as_ndarray(value: ArrayLike, name: str) -> Array:
+    """`value` as a base-class ndarray, without a copy where it has one to show."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be lost: pass the data and where=~mask")
+    try:
+        return np.asarray(value)
+    except (RuntimeError, TypeError) as error:
+        # How torch refuses a tensor that requires grad, or lives on another device.
+        raise TypeError(f"{name} cannot be read as a NumPy array: {error}") from error
+
+
+def floating_dtype(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:
+    """The dtype of a result computed from an argument of this dtype, in native byte order."""
+    if dtype.kind in "biu":
+        return np.dtype(np.float64)
+    if dtype.name in _COMPUTED_IN:
+        return dtype.newbyteorder("=")
+    raise TypeError(
+        f"{name} has dtype {dtype}, expected a real one of at most 64 bits "
+        "(float16, bfloat16, float32, float64, an integer or bool)"
+    )
+
+
+def computed_in(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype whose kernels compute results of this (floating) dtype."""
+    return _COMPUTED_IN[dtype.name]
+
+
+def readable(array: Array, dtype: np.dtype[Any]) -> Array:
+    """`array` itself where it has this dtype, aligned; else a copy that has."""
+    with np.errstate(all="ignore"):
+        array = array.astype(dtype, copy=False)
+    return array if array.flags.aligned else array.copy()
+
+
+def real_array(value: ArrayLike, name: str, dtype: np.dtype[Any]) -> Array:
+    """A real argument of any floating, integer or bool dtype, converted to `dtype`."""
+    array = as_ndarray(value, name)
+    floating_dtype(array.dtype, name)
+    return readable(array, dtype)
+
+
+def real_number(value: Any, name: str) -> float:
+    """A real scalar as a float."""
+    array = as_ndarray(value, name)
+    if array.ndim or array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} is {value!r}, expected a real number")
+    return float(array)
+
+
+def row_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
+    """The axes a row lies along, counted from the front, in ascending order."""
+    if axis is None:
+        return tuple(range(ndim))
+    # A 0-d array is one row of one element; it has the axes of a 1-d array, then.
+    axes = normalize_axis_tuple(axis, max(ndim, 1))
+    return tuple(sorted(axes)) if ndim else ()
+
+
+def single_axis(axis: Any, ndim: int, name: str) -> int:
+    """The one axis of a function that takes no other kind."""
+    try:
+        index = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"axis is {axis!r}, expected one int") from None
+    if ndim == 0:
+        raise ValueError(f"{name} is a scalar, expected an array of at least one dimension")
+    return normalize_axis_tuple(index, ndim)[0]
+
+
+def as_rows(array: Array, axes: tuple[int, ...]) -> tuple[Array, int]:
+    """`array` with the axes of its rows merged into one, and that axis; a view where possible."""
+    if len(axes) == 1:
+        return array, axes[0]
+    batch = [d for d in range(array.ndim) if d not in axes]
+    length = math.prod(array.shape[d] for d in axes)
+    rows = array.transpose(*batch, *axes).reshape(*[array.shape[d] for d in batch], length)
+    return rows, rows.ndim - 1
+
+
+def mask_of(where: ArrayLike | None, shape: tuple[int, ...]) -> Array | None:
+    """A boolean mask broadcast to `shape`."""
+    if where is None:
+        return None
+    mask = as_ndarray(where, "where")
+    if mask.dtype != np.bool_:
+        raise TypeError(f"where has dtype {mask.dtype}, expected bool")
+    return broadcast(mask, shape, "where")
+
+
+def broadcast(array: Array, shape: tuple[int, ...], name: str) -> Array:
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(f"{name} has shape {array.shape}, expected one that broadcasts to {shape}") from None
+
+
+def temperatures(temperature: ArrayLike, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array | None:
+    """One temperature a row, as float64, or None where all are 1."""
+    given = real_array(temperature, "temperature", np.dtype(np.float64))
+    wrong = ~(np.isfinite(given) & (given > 0))
+    if wrong.any():
+        raise ValueError(f"temperature is {given[wrong].flat[0]}, expected a positive finite number")
+    kept = tuple(1 if d in axes else size for d, size in enumerate(shape))
+    rows = broadcast(given, kept, "temperature").squeeze(axis=axes)
+    return None if given.ndim == 0 and given == 1 else rows
+
+
+def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], name: str = "out") -> None:
+    """Raise where a result of this shape and dtype cannot go to `out`."""
+    if out is None:
+        return
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"{name} is a {type(out).__name__}, expected a numpy.ndarray")
+    if isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, expected a plain numpy.ndarray")
+    if out.dtype.kind != "f" and out.dtype.name not in _COMPUTED_IN:
+        raise TypeError(f"{name} has dtype {out.dtype}, expected a real floating one")
+    if not np.can_cast(dtype, out.dtype, casting="same_kind"):
+        raise TypeError(f"{name} has dtype {out.dtype}, which cannot take a result of dtype {dtype}")
+    if out.shape != shape:
+        raise ValueError(f"{name} has shape {out.shape}, expected {shape}")
+    if not out.flags.writeable:
+        raise ValueError(f"{name} is read-only, expected a writeable array")
+
+
+def is_same_memory(a: Array, b: Array) -> bool:
+    """Every element of one lies where it lies in the other."""
+    here, there = a.__array_interface__, b.__array_interface__
+    return (
+        here["data"][0] == there["data"][0]
+        and a.shape == b.shape
+        and a.strides == b.strides
+        and a.dtype == b.dtype
+    )
+
+
+def apart_from(array: Array | None, outs: Sequence[Array], in_place: bool = False) -> Array | None:
+    """`array`, or a copy where writing `outs` might change it before it has been read."""
+    if array is None:
+        return None
+    for out in outs:
+        if np.may_share_memory(array, out) and not (in_place and is_same_memory(array, out)):
+            return array.copy()
+    return array
+
+
+def target_for(out: Array | None, like: Array) -> Array:
+    """Where a kernel writes: `out` where it can take the result as it comes, else fresh memory."""
+    if out is not None and out.dtype == like.dtype and out.flags.behaved:
+        return out
+    return np.empty_like(like, subok=False)
+
+
+def deliver(result: Array, out: Array | None, dtype: np.dtype[Any]) -> Any:
+    """The result in its own dtype: in `out`, or as an array, or a scalar of no dimension."""
+    with np.errstate(all="ignore"):
+        if out is None:
+            return result.astype(dtype, copy=False)[()]
+        if result is not out:
+            np.copyto(out, result, casting="same_kind")
+    return out

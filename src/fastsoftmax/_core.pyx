@@ -1,0 +1,475 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
+"""From arrays to kernels: fills a job, drops the interpreter lock, runs it.
+
+`softmax`, `log_softmax` and `logsumexp` are the public functions. A plain float32 or
+float64 ndarray with default options goes from here straight to its kernel; everything
+else takes the general way through `_functions`, which ends in `run` below.
+"""
+
+cimport cython
+cimport numpy as np
+from cpython.object cimport PyObject
+from numpy cimport (
+    NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, PyArray_CheckExact, PyArray_DATA, PyArray_DIMS,
+    PyArray_ISBEHAVED, PyArray_ISBEHAVED_RO, PyArray_IS_C_CONTIGUOUS, PyArray_NDIM,
+    PyArray_SimpleNew, PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp,
+)
+
+from fastsoftmax._kernels cimport *
+
+import numpy
+
+np.import_array()
+
+# Below this many elements a call is over before another thread could use the lock.
+DEF SMALL_JOB = 8192
+
+SOFTMAX = FSM_SOFTMAX
+LOG_SOFTMAX = FSM_LOG_SOFTMAX
+LOGSUMEXP = FSM_LOGSUMEXP
+SELECT = FSM_SELECT
+CROSS_ENTROPY = FSM_CROSS_ENTROPY
+GRAD_HESS = FSM_GRAD_HESS
+SOFTMAX_VJP = FSM_SOFTMAX_VJP
+LOG_SOFTMAX_VJP = FSM_LOG_SOFTMAX_VJP
+
+_LABEL_TYPES = {
+    "int8": FSM_INT8, "int16": FSM_INT16, "int32": FSM_INT32, "int64": FSM_INT64,
+    "uint8": FSM_UINT8, "uint16": FSM_UINT16, "uint32": FSM_UINT32, "uint64": FSM_UINT64,
+}
+
+# The general way of each public function; set by fastsoftmax/__init__.py.
+general_softmax = general_log_softmax = general_logsumexp = None
+
+
+cdef inline void clear(fsm_job *job, fsm_operation operation, int is_double) noexcept nogil:
+    job.operation = operation
+    job.is_double = is_double
+    job.has_ignore_index = 0
+    job.class_weight = NULL
+    job.label_smoothing = 0
+    job.z_loss = 0
+    job.grad_scale = 1
+    job.sum_losses = 0
+    for name in range(FSM_OPERANDS):
+        job.operands[name].data = NULL
+
+
+cdef inline void set_shape(fsm_job *job, ndarray x, int axis) noexcept:
+    """The batch axes and the row length, from the operand that has them all."""
+    cdef npy_intp *dims = PyArray_DIMS(x)
+    cdef int kept = 0
+    job.rows = 1
+    for d in range(PyArray_NDIM(x)):
+        if d == axis:
+            continue
+        job.shape[kept] = dims[d]
+        job.rows *= dims[d]
+        kept += 1
+    job.dimensions = kept
+    job.n = dims[axis]
+
+
+cdef inline void set_operand(fsm_job *job, int name, ndarray array, int axis) noexcept:
+    """An operand with the axis at `axis`, or without it (axis -1)."""
+    cdef npy_intp *strides = PyArray_STRIDES(array)
+    cdef int kept = 0
+    cdef fsm_operand *operand = &job.operands[name]
+    operand.data = <char *>PyArray_DATA(array)
+    operand.axis_stride = 0
+    for d in range(PyArray_NDIM(array)):
+        if d == axis:
+            operand.axis_stride = strides[d]
+        else:
+            operand.strides[kept] = strides[d]
+            kept += 1
+
+
+cdef inline int run_job(fsm_job *job) except -1:
+    cdef fsm_status status
+    if job.rows * job.n < SMALL_JOB:
+        status = fsm_run(job)
+    else:
+        with nogil:
+            status = fsm_run(job)
+    if status == FSM_NO_MEMORY:
+        raise MemoryError("no memory for the scratch space of fastsoftmax's kernels")
+    return 0
+
+
+cdef inline bint is_plain(x) noexcept:
+    """An array that a kernel can read as it is."""
+    if not PyArray_CheckExact(x):
+        return False
+    cdef int kind = PyArray_TYPE(<ndarray>x)
+    return (kind == NPY_FLOAT or kind == NPY_DOUBLE) and PyArray_ISBEHAVED_RO(<ndarray>x) \
+        and PyArray_NDIM(<ndarray>x) > 0
+
+
+cdef inline int plain_axis(axis, int ndim) noexcept:
+    """The axis counted from the front, or -1 where the general way must decide."""
+    if type(axis) is not int:
+        return -1
+    cdef long long value = axis if -64 <= axis < 64 else 64
+    if value < 0:
+        value += ndim
+    return <int>value if 0 <= value < ndim else -1
+
+
+cdef inline bint fits_as_out(out, ndarray x) noexcept:
+    """An out that the kernel can write at once: like x, and apart from it or x itself."""
+    if not PyArray_CheckExact(out):
+        return False
+    cdef ndarray y = <ndarray>out
+    if PyArray_TYPE(y) != PyArray_TYPE(x) or not PyArray_ISBEHAVED(y) or PyArray_NDIM(y) != PyArray_NDIM(x):
+        return False
+    for d in range(PyArray_NDIM(x)):
+        if PyArray_DIMS(y)[d] != PyArray_DIMS(x)[d]:
+            return False
+    if y is x:
+        return True
+    # Two whole blocks of memory are apart or are compared by the general way.
+    if not PyArray_IS_C_CONTIGUOUS(x) or not PyArray_IS_C_CONTIGUOUS(y):
+        return False
+    cdef npy_intp x_at = <npy_intp>PyArray_DATA(x), y_at = <npy_intp>PyArray_DATA(y)
+    return y_at == x_at or y_at >= x_at + x.nbytes or x_at >= y_at + x.nbytes
+
+
+cdef plain_elementwise(fsm_operation operation, ndarray x, int axis, out):
+    cdef ndarray result
+    cdef fsm_job job
+    if out is not None:
+        result = <ndarray>out
+    elif PyArray_IS_C_CONTIGUOUS(x):
+        result = PyArray_SimpleNew(PyArray_NDIM(x), PyArray_DIMS(x), PyArray_TYPE(x))
+    else:
+        result = numpy.empty_like(x)
+    clear(&job, operation, PyArray_TYPE(x) == NPY_DOUBLE)
+    set_shape(&job, x, axis)
+    set_operand(&job, FSM_X, x, axis)
+    set_operand(&job, FSM_OUT, result, axis)
+    fsm_simplify_batch(&job, 1)
+    run_job(&job)
+    return result
+
+
+def softmax(x, /, axis=-1, *, temperature=1.0, where=None, out=None):
+    """Softmax of each row of `x` along `axis`.
+
+    Parameters
+    ----------
+    x : array_like
+        Real logits of any shape and layout. Integers and booleans are taken as float64.
+    axis : int, tuple of ints or None, default -1
+        The axis or axes a row lies along; None for all elements together.
+    temperature : float or array_like, default 1.0
+        Positive and finite; an array broadcasts against `x` with `axis` kept as 1. The
+        result is that of ``x / temperature`` at full accuracy, whatever offset `x` has.
+    where : array_like of bool, optional
+        Broadcasts to `x`. Elements where it is False take no part and come out as 0.
+    out : ndarray, optional
+        A floating array of the shape of `x` that takes the result; it may be `x` itself.
+        A large result's first touch of fresh memory takes longer than computing it: an
+        `out` that is used again saves that.
+
+    Returns
+    -------
+    ndarray
+        Probabilities, of the shape and floating dtype of `x`. A row with a NaN or +inf,
+        and one of -inf alone, is NaN; -inf among finite values gives 0.
+
+    Raises
+    ------
+    TypeError
+        `x`, `where` or `out` is of a kind that has no softmax (complex, object, masked).
+    ValueError
+        Shapes do not fit, or the temperature is not positive and finite.
+    numpy.exceptions.AxisError
+        `axis` is not an axis of `x`.
+
+    See Also
+    --------
+    log_softmax, logsumexp, softmax_vjp
+
+    Notes
+    -----
+    ``p[i] = exp(x[i] - m) / sum(exp(x - m))`` with ``m = max(x)``; see P. Blanchard,
+    D. J. Higham, N. J. Higham, "Accurately computing the log-sum-exp and softmax
+    functions", IMA J. Numer. Anal. 41 (2021). Results are within 2 ULP of the exact ones
+    and the same, bit for bit, on every machine.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastsoftmax as fsm
+    >>> fsm.softmax(np.log([1.0, 2.0, 5.0]))
+    array([0.125, 0.25 , 0.625])
+    """
+    cdef int at
+    if is_plain(x) and where is None and type(temperature) is float and <double>temperature == 1.0:
+        at = plain_axis(axis, PyArray_NDIM(<ndarray>x))
+        if at >= 0 and (out is None or fits_as_out(out, <ndarray>x)):
+            return plain_elementwise(FSM_SOFTMAX, <ndarray>x, at, out)
+    return general_softmax(x, axis, temperature, where, out)
+
+
+def log_softmax(x, /, axis=-1, *, temperature=1.0, where=None, out=None):
+    """Logarithm of the softmax of each row of `x` along `axis`.
+
+    Parameters
+    ----------
+    x : array_like
+        Real logits of any shape and layout. Integers and booleans are taken as float64.
+    axis : int, tuple of ints or None, default -1
+        The axis or axes a row lies along; None for all elements together.
+    temperature : float or array_like, default 1.0
+        Positive and finite; an array broadcasts against `x` with `axis` kept as 1. The
+        result is that of ``x / temperature`` at full accuracy, whatever offset `x` has.
+    where : array_like of bool, optional
+        Broadcasts to `x`. Elements where it is False take no part and come out as -inf.
+    out : ndarray, optional
+        A floating array of the shape of `x` that takes the result; it may be `x` itself.
+
+    Returns
+    -------
+    ndarray
+        Log-probabilities, of the shape and floating dtype of `x`. A row with a NaN or
+        +inf, and one of -inf alone, is NaN; -inf among finite values gives -inf.
+
+    Raises
+    ------
+    TypeError
+        `x`, `where` or `out` is of a kind that has no softmax (complex, object, masked).
+    ValueError
+        Shapes do not fit, or the temperature is not positive and finite.
+    numpy.exceptions.AxisError
+        `axis` is not an axis of `x`.
+
+    See Also
+    --------
+    softmax, logsumexp, selected_log_softmax
+
+    Notes
+    -----
+    ``(x[i] - m) - log1p(rest)``, ``m = max(x)`` and `rest` the sum of ``exp(x - m)``
+    without the maximum's own 1: a log-probability close to 0 keeps all its digits.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastsoftmax as fsm
+    >>> fsm.log_softmax(np.array([0.0, -50.0]))
+    array([-1.92874985e-22, -5.00000000e+01])
+    """
+    cdef int at
+    if is_plain(x) and where is None and type(temperature) is float and <double>temperature == 1.0:
+        at = plain_axis(axis, PyArray_NDIM(<ndarray>x))
+        if at >= 0 and (out is None or fits_as_out(out, <ndarray>x)):
+            return plain_elementwise(FSM_LOG_SOFTMAX, <ndarray>x, at, out)
+    return general_log_softmax(x, axis, temperature, where, out)
+
+
+def logsumexp(x, /, axis=-1, *, b=None, keepdims=False, return_sign=False, where=None, out=None):
+    """Logarithm of the sum of exponentials of each row of `x` along `axis`.
+
+    Parameters
+    ----------
+    x : array_like
+        Real values of any shape and layout. Integers and booleans are taken as float64.
+    axis : int, tuple of ints or None, default -1
+        The axis or axes a row lies along; None for all elements together.
+    b : array_like, optional
+        Real factors of the exponentials; `x` and `b` broadcast against each other. An
+        element whose factor is 0 takes no part, whatever it holds.
+    keepdims : bool, default False
+        Keep `axis` in the result, with length 1.
+    return_sign : bool, default False
+        Return the sign of the sum as well, and the logarithm of its magnitude.
+    where : array_like of bool, optional
+        Broadcasts to `x`. Elements where it is False take no part.
+    out : ndarray, optional
+        A floating array of the result's shape that takes the result (never the sign).
+
+    Returns
+    -------
+    ndarray or scalar
+        ``log(sum(b * exp(x)))``, of the shape of `x` without `axis`, in the floating dtype
+        of `x` and `b`. -inf for a row without elements; +inf for one with +inf; NaN for one
+        with NaN, and for a negative sum where its sign is not asked for.
+    sign : ndarray or scalar
+        With `return_sign`: -1, 0 or 1 (NaN where the sum is), in the result's dtype.
+
+    Raises
+    ------
+    TypeError
+        An argument is of a kind that has no logarithm of a sum (complex, object, masked).
+    ValueError
+        Shapes do not fit.
+    numpy.exceptions.AxisError
+        `axis` is not an axis of `x`.
+
+    See Also
+    --------
+    softmax, log_softmax
+
+    Notes
+    -----
+    ``m + log1p(rest)`` as in `log_softmax`; P. Blanchard, D. J. Higham, N. J. Higham,
+    "Accurately computing the log-sum-exp and softmax functions", IMA J. Numer. Anal. 41
+    (2021).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastsoftmax as fsm
+    >>> float(fsm.logsumexp(np.array([1000.0, 1000.0])))
+    1000.6931471805599
+    """
+    cdef int at, kept = 0
+    cdef ndarray values, result
+    cdef npy_intp shape[64]
+    cdef fsm_job job
+    if not (is_plain(x) and b is None and keepdims is False and return_sign is False
+            and where is None and out is None):
+        return general_logsumexp(x, axis, b, keepdims, return_sign, where, out)
+    values = <ndarray>x
+    at = plain_axis(axis, PyArray_NDIM(values))
+    if at < 0:
+        return general_logsumexp(x, axis, b, keepdims, return_sign, where, out)
+    for d in range(PyArray_NDIM(values)):
+        if d != at:
+            shape[kept] = PyArray_DIMS(values)[d]
+            kept += 1
+    result = PyArray_SimpleNew(kept, shape, PyArray_TYPE(values))
+    if PyArray_DIMS(values)[at] == 0:
+        result[...] = -numpy.inf
+    else:
+        clear(&job, FSM_LOGSUMEXP, PyArray_TYPE(values) == NPY_DOUBLE)
+        set_shape(&job, values, at)
+        set_operand(&job, FSM_X, values, at)
+        set_operand(&job, FSM_ROW_OUT, result, -1)
+        fsm_simplify_batch(&job, 1)
+        run_job(&job)
+    return result if kept else result[()]
+
+
+def run(int operation, ndarray x, int axis, *, out=None, second=None, hessian=None, labels=None,
+        sample_weight=None, grad_loss=None, temperature=None, row_out=None, sign_out=None,
+        class_weight=None, ignore_index=None, double label_smoothing=0.0, double z_loss=0.0,
+        mean=None, bint sum_losses=False, double grad_scale=1.0, double factor=1.0, double min_hess=0.0):
+    """Run one operation; every array prepared, every argument checked but the labels' values.
+
+    Elements (`out`, `second`, `hessian`) are of the dtype and shape of `x`, labels of an
+    integer dtype; `sample_weight`, `grad_loss` and `temperature` are float64 with one value
+    a row. All are aligned and in native byte order.
+
+    Returns
+    -------
+    float
+        With `sum_losses` the sum of the rows' losses; with `mean`, divided by the summed
+        weight of the rows that count (``mean="weights"``) or by their number.
+
+    Raises
+    ------
+    IndexError
+        A label outside ``[0, n)``; its arguments are the row's number, the item's and the
+        label's value. Nothing has been written then.
+    """
+    cdef fsm_job job
+    cdef fsm_label_check check
+    cdef double denominator = 1.0
+    clear(&job, <fsm_operation>operation, PyArray_TYPE(x) == NPY_DOUBLE)
+    set_shape(&job, x, axis)
+    set_operand(&job, FSM_X, x, axis)
+    if out is not None:
+        set_operand(&job, FSM_OUT, out, axis)
+    if second is not None:
+        set_operand(&job, FSM_SECOND, second, axis)
+    if hessian is not None:
+        set_operand(&job, FSM_HESSIAN, hessian, axis)
+    if labels is not None:
+        job.label_type = _LABEL_TYPES[labels.dtype.name]
+        set_operand(&job, FSM_LABELS, labels, axis if operation == FSM_SELECT else -1)
+        job.n_selected = PyArray_DIMS(labels)[axis] if operation == FSM_SELECT else 1
+    if sample_weight is not None:
+        set_operand(&job, FSM_SAMPLE_WEIGHT, sample_weight, -1)
+    if grad_loss is not None:
+        set_operand(&job, FSM_GRAD_LOSS, grad_loss, -1)
+    if temperature is not None:
+        set_operand(&job, FSM_TEMPERATURE, temperature, -1)
+    if row_out is not None:
+        set_operand(&job, FSM_ROW_OUT, row_out, -1)
+    if sign_out is not None:
+        set_operand(&job, FSM_SIGN_OUT, sign_out, -1)
+    if class_weight is not None:
+        job.class_weight = PyArray_DATA(class_weight)
+    if ignore_index is not None:
+        job.has_ignore_index = 1
+        job.ignore_index = ignore_index
+    job.label_smoothing = label_smoothing
+    job.z_loss = z_loss
+    job.factor = factor
+    job.min_hess = min_hess
+    job.sum_losses = sum_losses
+    job.grad_scale = grad_scale
+    fsm_simplify_batch(&job, labels is None and not sum_losses)
+    if labels is not None or mean is not None:
+        with nogil:
+            check = fsm_check_labels(&job)
+        if check.bad_row >= 0:
+            raise IndexError(check.bad_row, check.bad_item)
+        if mean is not None:
+            denominator = check.weight_sum if check.counted else numpy.nan
+            # Where nothing counts the mean is NaN; the gradient is 0 all the same.
+            job.grad_scale = grad_scale / denominator if check.counted and denominator else grad_scale
+            if check.counted and denominator == 0:
+                job.grad_scale = grad_scale * numpy.inf
+    run_job(&job)
+    return job.loss_sum / denominator
+
+
+def label_dtypes():
+    """Names of the integer dtypes that labels may have."""
+    return frozenset(_LABEL_TYPES)
+
+
+def compiled_instruction_sets():
+    """Names, best first."""
+    cdef const char *const *names = fsm_instruction_sets()
+    found = []
+    while names[len(found)] != NULL:
+        found.append(names[len(found)].decode())
+    return found
+
+
+def cpu_has(str instruction_set):
+    return bool(fsm_cpu_has(instruction_set.encode()))
+
+
+def choose_instruction_set(str instruction_set):
+    return bool(fsm_choose_instruction_set(instruction_set.encode()))
+
+
+def openmp_runtime():
+    cdef const char *name = fsm_openmp_runtime()
+    return name.decode() if name != NULL else None
+
+
+def processor_count():
+    return fsm_processor_count()
+
+
+def initialise_threads(int limit, int openmp_limit):
+    fsm_initialise_threads(limit, openmp_limit)
+
+
+def thread_limit():
+    return fsm_thread_limit()
+
+
+def request_threads(int threads):
+    fsm_request_threads(threads)
+
+
+def limit_block(int threads):
+    return fsm_limit_block(threads)

@@ -1,0 +1,381 @@
+"""The general way of softmax, log_softmax and logsumexp, and the functions built on them.
+
+Each function does the same four things: check the arguments, lay the arrays out as rows,
+run the kernel, hand the result over.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastsoftmax import _core
+from fastsoftmax._arrays import (
+    Array,
+    Axis,
+    apart_from,
+    as_ndarray,
+    as_rows,
+    broadcast,
+    check_out,
+    computed_in,
+    deliver,
+    floating_dtype,
+    mask_of,
+    readable,
+    real_array,
+    row_axes,
+    single_axis,
+    target_for,
+    temperatures,
+)
+
+
+def softmax(x: ArrayLike, axis: Axis, temperature: ArrayLike, where: ArrayLike | None, out: Array | None) -> Any:
+    return _elementwise(_core.SOFTMAX, x, axis, temperature, where, out, masked_result=0.0)
+
+
+def log_softmax(x: ArrayLike, axis: Axis, temperature: ArrayLike, where: ArrayLike | None, out: Array | None) -> Any:
+    return _elementwise(_core.LOG_SOFTMAX, x, axis, temperature, where, out, masked_result=-np.inf)
+
+
+def _elementwise(
+    operation: int,
+    x: ArrayLike,
+    axis: Axis,
+    temperature: ArrayLike,
+    where: ArrayLike | None,
+    out: Array | None,
+    masked_result: float,
+) -> Any:
+    given = as_ndarray(x, "x")
+    dtype = floating_dtype(given.dtype, "x")
+    axes = row_axes(axis, given.ndim)
+    row_temperatures = temperatures(temperature, given.shape, axes)
+    mask = mask_of(where, given.shape)
+    check_out(out, given.shape, dtype)
+
+    array = readable(given, computed_in(dtype))
+    target = target_for(out, array)
+    row_temperatures = apart_from(row_temperatures, [target])
+    array = apart_from(array, [target], in_place=True)
+    if mask is not None:
+        # Masked elements are absent from their rows, and so is -inf.
+        absent = ~mask
+        if np.may_share_memory(array, target):
+            target = array = array.copy()
+        else:
+            np.copyto(target, array)
+            array = target
+        np.copyto(array, -np.inf, where=absent)
+    rows, row_axis = as_rows(array, axes)
+    target_rows, _ = as_rows(target, axes)
+    _core.run(operation, rows, row_axis, out=target_rows, temperature=row_temperatures)
+    if not np.may_share_memory(target_rows, target):  # axes that only a copy could merge
+        np.copyto(target, _unmerged(target_rows, axes, target.shape))
+    if mask is not None:
+        np.copyto(target, masked_result, where=absent)
+    return deliver(target, out, dtype)
+
+
+def _unmerged(rows: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> Array:
+    """What as_rows made of an array of `shape`, back in its own axes."""
+    batch = [d for d in range(len(shape)) if d not in axes]
+    order = [*batch, *axes]
+    return rows.reshape([shape[d] for d in order]).transpose(np.argsort(order))
+
+
+def logsumexp(
+    x: ArrayLike,
+    axis: Axis,
+    b: ArrayLike | None,
+    keepdims: bool,
+    return_sign: bool,
+    where: ArrayLike | None,
+    out: Array | None,
+) -> Any:
+    given = as_ndarray(x, "x")
+    dtype = floating_dtype(given.dtype, "x")
+    factors = None
+    if b is not None:
+        factors = as_ndarray(b, "b")
+        dtype = _common_dtype(x, given, b, factors)
+        try:
+            given, factors = np.broadcast_arrays(given, factors)
+        except ValueError:
+            raise ValueError(f"x and b have shapes {given.shape} and {factors.shape}, which do not broadcast") from None
+    axes = row_axes(axis, given.ndim)
+    mask = mask_of(where, given.shape)
+    kept_shape = tuple(1 if d in axes else size for d, size in enumerate(given.shape))
+    row_shape = tuple(size for d, size in enumerate(given.shape) if d not in axes)
+    shape = kept_shape if keepdims else row_shape
+    check_out(out, shape, dtype)
+
+    array = readable(given, computed_in(dtype))
+    if factors is not None:
+        factors = readable(factors, computed_in(dtype))
+        if mask is not None:
+            factors = np.where(mask, factors, array.dtype.type(0))
+    elif mask is not None:
+        array = np.where(mask, array, array.dtype.type(-np.inf))
+    rows, row_axis = as_rows(array, axes)
+    target = np.empty(row_shape, array.dtype)
+    sign = np.empty(row_shape, array.dtype) if return_sign else None
+    if rows.shape[row_axis] == 0:
+        target[...] = -np.inf
+        if sign is not None:
+            sign[...] = 0
+    else:
+        if factors is None and return_sign:
+            factors = np.broadcast_to(array.dtype.type(1), array.shape)
+        second = None if factors is None else as_rows(factors, axes)[0]
+        _core.run(_core.LOGSUMEXP, rows, row_axis, second=second, row_out=target, sign_out=sign)
+    value = deliver(target.reshape(shape), out, dtype)
+    return (value, deliver(sign.reshape(shape), None, dtype)) if sign is not None else value
+
+
+def _common_dtype(x: Any, x_array: Array, b: Any, b_array: Array) -> np.dtype[Any]:
+    """NumPy's promotion of both; Python scalars are weak; never an integer."""
+    floating_dtype(b_array.dtype, "b")
+    weak = (int, float)
+    operands = [x if isinstance(x, weak) else x_array.dtype, b if isinstance(b, weak) else b_array.dtype]
+    return floating_dtype(np.result_type(*operands), "x and b together")
+
+
+def softmax_vjp(p: ArrayLike, g: ArrayLike, /, axis: Axis = -1, *, out: Array | None = None) -> Any:
+    """Gradient through `softmax`, from its output.
+
+    Parameters
+    ----------
+    p : array_like
+        Probabilities: a result of `softmax`.
+    g : array_like
+        Gradient with respect to `p`, of the same shape.
+    axis : int, tuple of ints or None, default -1
+        The axis or axes `p` was computed along.
+    out : ndarray, optional
+        A floating array of the shape of `p` that takes the result; it may be `p` or `g`.
+
+    Returns
+    -------
+    ndarray
+        ``p * (g - sum(g * p))``, of the shape and floating dtype of `p`.
+
+    Raises
+    ------
+    TypeError, ValueError, numpy.exceptions.AxisError
+        As `softmax` does; ValueError where the shapes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastsoftmax as fsm
+    >>> fsm.softmax_vjp(np.array([0.25, 0.75]), np.array([1.0, 0.0]))
+    array([ 0.1875, -0.1875])
+    """
+    return _vector_jacobian_product(_core.SOFTMAX_VJP, p, "p", g, axis, out)
+
+
+def log_softmax_vjp(logp: ArrayLike, g: ArrayLike, /, axis: Axis = -1, *, out: Array | None = None) -> Any:
+    """Gradient through `log_softmax`, from its output.
+
+    Parameters
+    ----------
+    logp : array_like
+        Log-probabilities: a result of `log_softmax`.
+    g : array_like
+        Gradient with respect to `logp`, of the same shape.
+    axis : int, tuple of ints or None, default -1
+        The axis or axes `logp` was computed along.
+    out : ndarray, optional
+        A floating array of the shape of `logp` that takes the result; it may be `logp` or `g`.
+
+    Returns
+    -------
+    ndarray
+        ``g - exp(logp) * sum(g)``, of the shape and floating dtype of `logp`.
+
+    Raises
+    ------
+    TypeError, ValueError, numpy.exceptions.AxisError
+        As `softmax` does; ValueError where the shapes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastsoftmax as fsm
+    >>> fsm.log_softmax_vjp(np.log([0.25, 0.75]), np.array([1.0, 0.0]))
+    array([ 0.75, -0.75])
+    """
+    return _vector_jacobian_product(_core.LOG_SOFTMAX_VJP, logp, "logp", g, axis, out)
+
+
+def _vector_jacobian_product(
+    operation: int, p: ArrayLike, name: str, g: ArrayLike, axis: Axis, out: Array | None
+) -> Any:
+    given = as_ndarray(p, name)
+    dtype = floating_dtype(given.dtype, name)
+    gradient = real_array(g, "g", computed_in(dtype))
+    if gradient.shape != given.shape:
+        raise ValueError(f"g has shape {gradient.shape}, expected that of {name}: {given.shape}")
+    axes = row_axes(axis, given.ndim)
+    check_out(out, given.shape, dtype)
+    array = readable(given, computed_in(dtype))
+    target = target_for(out, array)
+    array = apart_from(array, [target], in_place=True)
+    gradient = apart_from(gradient, [target], in_place=True)
+    rows, row_axis = as_rows(array, axes)
+    target_rows, _ = as_rows(target, axes)
+    _core.run(operation, rows, row_axis, second=as_rows(gradient, axes)[0], out=target_rows)
+    if not np.may_share_memory(target_rows, target):
+        np.copyto(target, _unmerged(target_rows, axes, target.shape))
+    return deliver(target, out, dtype)
+
+
+def softmax_jacobian(p: ArrayLike, /, axis: int = -1) -> Any:
+    """Jacobian of `softmax` for each row, from its output.
+
+    Parameters
+    ----------
+    p : array_like
+        Probabilities: a result of `softmax`, of at least one dimension.
+    axis : int, default -1
+        The axis `p` was computed along.
+
+    Returns
+    -------
+    ndarray
+        ``diag(p) - outer(p, p)`` for each row: `axis` is removed and two axes of its
+        length come last. The floating dtype of `p`.
+
+    Raises
+    ------
+    TypeError
+        `axis` is not one int, or `p` is of a kind that has no softmax.
+    ValueError
+        `p` is a scalar.
+    numpy.exceptions.AxisError
+        `axis` is not an axis of `p`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastsoftmax as fsm
+    >>> fsm.softmax_jacobian(np.array([0.25, 0.75]))
+    array([[ 0.1875, -0.1875],
+           [-0.1875,  0.1875]])
+    """
+    given = as_ndarray(p, "p")
+    dtype = floating_dtype(given.dtype, "p")
+    rows = np.moveaxis(readable(given, computed_in(dtype)), single_axis(axis, given.ndim, "p"), -1)
+    with np.errstate(all="ignore"):
+        jacobian = -(rows[..., :, None] * rows[..., None, :])
+        diagonal = np.einsum("...ii->...i", jacobian)
+        diagonal += rows
+    return deliver(jacobian, None, dtype)
+
+
+def selected_log_softmax(
+    logits: ArrayLike,
+    index: ArrayLike,
+    /,
+    axis: int = -1,
+    *,
+    temperature: ArrayLike = 1.0,
+    out: Array | None = None,
+) -> Any:
+    """Log-probabilities of chosen elements of each row, without those of all the others.
+
+    Parameters
+    ----------
+    logits : array_like
+        Real logits of at least one dimension.
+    index : array_like of int
+        Positions along `axis`: of the dimensions of `logits`, any number of picks a row, or
+        without `axis`, one pick a row.
+    axis : int, default -1
+        The axis a row lies along.
+    temperature : float or array_like, default 1.0
+        As in `log_softmax`.
+    out : ndarray, optional
+        A floating array of the result's shape that takes the result.
+
+    Returns
+    -------
+    ndarray or scalar
+        ``numpy.take_along_axis(log_softmax(logits), index, axis)``, bit for bit, of the
+        shape of `index` and the floating dtype of `logits`.
+
+    Raises
+    ------
+    IndexError
+        An index is outside ``[0, n)``; nothing has been written then.
+    TypeError, ValueError, numpy.exceptions.AxisError
+        As `log_softmax` does; TypeError for an index that is not of integers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastsoftmax as fsm
+    >>> logits = np.log([[1.0, 2.0, 5.0], [2.0, 2.0, 4.0]])
+    >>> np.exp(fsm.selected_log_softmax(logits, [2, 0]))
+    array([0.625, 0.25 ])
+    """
+    given = as_ndarray(logits, "logits")
+    dtype = floating_dtype(given.dtype, "logits")
+    axis = single_axis(axis, given.ndim, "logits")
+    picks = integer_array(index, "index")
+    one_a_row = picks.ndim == given.ndim - 1
+    if one_a_row:
+        picks = np.expand_dims(picks, axis)
+    if picks.ndim != given.ndim:
+        raise ValueError(f"index has shape {picks.shape}, expected {given.ndim} or {given.ndim - 1} dimensions")
+    n = given.shape[axis]
+    row_temperatures = temperatures(temperature, given.shape, (axis,))
+    batch = [1 if d == axis else size for d, size in enumerate(given.shape)]
+    chosen = [1 if d == axis else size for d, size in enumerate(picks.shape)]
+    try:
+        rows_shape = list(np.broadcast_shapes(tuple(batch), tuple(chosen)))
+    except ValueError:
+        raise ValueError(f"index has shape {picks.shape}, expected one that fits logits' {given.shape}") from None
+
+    def with_length(length: int) -> tuple[int, ...]:
+        return (*rows_shape[:axis], length, *rows_shape[axis + 1 :])
+
+    result_shape = with_length(picks.shape[axis])
+    shape = result_shape[:axis] + result_shape[axis + 1 :] if one_a_row else result_shape
+    check_out(out, shape, dtype)
+    array = np.broadcast_to(readable(given, computed_in(dtype)), with_length(n))
+    picks = np.broadcast_to(picks, result_shape)
+    if row_temperatures is not None:
+        row_temperatures = broadcast(
+            np.expand_dims(row_temperatures, axis), with_length(1), "temperature"
+        ).squeeze(axis)
+    target = np.empty(result_shape, array.dtype)
+    if picks.size and n == 0:
+        raise IndexError(f"index is {picks.flat[0]} for rows of no elements")
+    try:
+        if picks.size:
+            _core.run(_core.SELECT, array, axis, labels=picks, out=target, temperature=row_temperatures)
+    except IndexError as error:
+        position = _position(error.args[0], picks, axis, error.args[1])
+        raise IndexError(f"index{list(position)} is {picks[position]}, expected one in [0, {n})") from None
+    return deliver(target.reshape(shape), out, dtype)
+
+
+def _position(row: int, array: Array, axis: int, item: int) -> tuple[int, ...]:
+    """Where item `item` of row number `row` stands in an array with the rows' axis."""
+    batch = np.unravel_index(row, array.shape[:axis] + array.shape[axis + 1 :])
+    return (*(int(i) for i in batch[:axis]), item, *(int(i) for i in batch[axis:]))
+
+
+def integer_array(value: ArrayLike, name: str) -> Array:
+    """An array of integers that the kernels can read, of any width."""
+    array = as_ndarray(value, name)
+    if array.size == 0 and array.dtype == np.float64 and not isinstance(value, np.ndarray):
+        array = array.astype(np.int64)  # an empty list has no dtype of its own
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} has dtype {array.dtype}, expected an integer one")
+    return readable(array, array.dtype.newbyteorder("="))

@@ -1,0 +1,409 @@
+"""Softmax cross-entropy: loss, gradient, both at once, and the boosting libraries' pair."""
+
+from __future__ import annotations
+
+import math
+import operator
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict, Unpack
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastsoftmax import _core
+from fastsoftmax._arrays import (
+    Array,
+    apart_from,
+    as_ndarray,
+    check_out,
+    computed_in,
+    deliver,
+    floating_dtype,
+    readable,
+    real_array,
+    real_number,
+    single_axis,
+    target_for,
+)
+from fastsoftmax._functions import integer_array
+
+Reduction = Literal["none", "sum", "mean"]
+
+
+class LossOptions(TypedDict, total=False):
+    """What the three loss functions have in common; see `softmax_cross_entropy`."""
+
+    weight: ArrayLike | None
+    sample_weight: ArrayLike | None
+    ignore_index: int | None
+    label_smoothing: float
+    z_loss: float
+    reduction: Reduction
+
+
+@dataclass
+class _Rows:
+    """Logits and labels, checked, as a kernel takes them."""
+
+    logits: Array
+    dtype: np.dtype[Any]  # of the results
+    axis: int
+    indices: Array | None  # class indices, or
+    probabilities: Array | None
+    class_weight: Array | None
+    sample_weight: Array | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the loss."""
+        return self.logits.shape[: self.axis] + self.logits.shape[self.axis + 1 :]
+
+    def keep_apart(self, outs: list[Array]) -> None:
+        """Copy whatever writing `outs` would change before it is read."""
+        logits = apart_from(self.logits, outs, in_place=True)
+        assert logits is not None
+        self.logits = logits
+        self.indices = apart_from(self.indices, outs)
+        self.probabilities = apart_from(self.probabilities, outs)
+        self.class_weight = apart_from(self.class_weight, outs)
+        self.sample_weight = apart_from(self.sample_weight, outs)
+
+    def run(self, operation: int, **options: Any) -> float:
+        """Run the kernel; a label out of range is an IndexError that says which."""
+        try:
+            return _core.run(
+                operation,
+                self.logits,
+                self.axis,
+                labels=self.indices,
+                second=self.probabilities,
+                class_weight=self.class_weight,
+                sample_weight=self.sample_weight,
+                **options,
+            )
+        except IndexError as error:
+            assert self.indices is not None
+            position = tuple(int(i) for i in np.unravel_index(error.args[0], self.shape))
+            n = self.logits.shape[self.axis]
+            where = list(position) if position else ""
+            raise IndexError(f"labels{where} is {self.indices[position]}, expected a class in [0, {n})") from None
+
+
+def _prepare(
+    logits: ArrayLike, labels: ArrayLike, axis: int, weight: ArrayLike | None, sample_weight: ArrayLike | None
+) -> _Rows:
+    given = as_ndarray(logits, "logits")
+    dtype = floating_dtype(given.dtype, "logits")
+    axis = single_axis(axis, given.ndim, "logits")
+    array = readable(given, computed_in(dtype))
+    n = array.shape[axis]
+    rows = _Rows(array, dtype, axis, None, None, None, None)
+    targets = as_ndarray(labels, "labels")
+    if targets.shape == array.shape:
+        rows.probabilities = real_array(targets, "labels", array.dtype)
+    elif targets.shape == rows.shape:
+        rows.indices = integer_array(labels, "labels (class indices)")
+    else:
+        raise ValueError(
+            f"labels has shape {targets.shape}, expected {rows.shape} (class indices) "
+            f"or {array.shape} (class probabilities)"
+        )
+    if weight is not None:
+        class_weight = np.ascontiguousarray(real_array(weight, "weight", array.dtype))
+        if np.shape(weight) != (n,):
+            raise ValueError(f"weight has shape {np.shape(weight)}, expected ({n},), one for each class")
+        rows.class_weight = class_weight
+    if sample_weight is not None:
+        rows.sample_weight = real_array(sample_weight, "sample_weight", np.dtype(np.float64))
+        if rows.sample_weight.shape != rows.shape:
+            raise ValueError(f"sample_weight has shape {rows.sample_weight.shape}, expected {rows.shape}")
+    return rows
+
+
+def _cross_entropy(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: int,
+    want_loss: bool,
+    want_gradient: bool,
+    grad_loss: ArrayLike | None = None,
+    out: Array | None = None,
+    *,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    reduction: Reduction = "mean",
+) -> tuple[Any, Any]:
+    """Loss and gradient, None for the one that is not wanted."""
+    rows = _prepare(logits, labels, axis, weight, sample_weight)
+    if reduction not in ("none", "sum", "mean"):
+        raise ValueError(f"reduction is {reduction!r}, expected 'none', 'sum' or 'mean'")
+    smoothing = real_number(label_smoothing, "label_smoothing")
+    if not 0 <= smoothing <= 1:
+        raise ValueError(f"label_smoothing is {smoothing}, expected a number from 0 to 1")
+    z = real_number(z_loss, "z_loss")
+    if not math.isfinite(z):
+        raise ValueError(f"z_loss is {z}, expected a finite number")
+    options: dict[str, Any] = {"label_smoothing": smoothing, "z_loss": z}
+    if ignore_index is not None:
+        options["ignore_index"] = _ignored(ignore_index, rows)
+    if reduction == "mean":
+        options["mean"] = "weights"
+
+    upstream = None
+    if grad_loss is not None:
+        upstream = real_array(grad_loss, "grad_loss", np.dtype(np.float64))
+        if upstream.ndim == 0:
+            options["grad_scale"] = float(upstream)
+        elif reduction == "none" and upstream.shape == rows.shape:
+            options["grad_loss"] = upstream
+        else:
+            expected = f"() or {rows.shape}" if reduction == "none" else "() (a scalar)"
+            raise ValueError(f"grad_loss has shape {upstream.shape}, expected {expected}")
+
+    target = None
+    if want_gradient:
+        check_out(out, rows.logits.shape, rows.dtype)
+        target = target_for(out, rows.logits)
+        rows.keep_apart([target])
+        if "grad_loss" in options:
+            options["grad_loss"] = apart_from(options["grad_loss"], [target])
+    loss = np.zeros(rows.shape, rows.logits.dtype) if want_loss and reduction == "none" else None
+    summed = rows.run(
+        _core.CROSS_ENTROPY,
+        out=target,
+        row_out=loss,
+        sum_losses=want_loss and reduction != "none",
+        **options,
+    )
+    gradient = deliver(target, out, rows.dtype) if target is not None else None
+    if not want_loss:
+        return None, gradient
+    value = np.asarray(summed) if loss is None else loss
+    return deliver(value, None, rows.dtype), gradient
+
+
+def _ignored(ignore_index: int, rows: _Rows) -> int:
+    if rows.probabilities is not None:
+        raise ValueError("ignore_index goes with class indices, but labels has the shape of logits")
+    try:
+        index = operator.index(ignore_index)
+    except TypeError:
+        raise TypeError(f"ignore_index is {ignore_index!r}, expected an int or None") from None
+    if not -(2**63) < index < 2**63:
+        raise ValueError(f"ignore_index is {index}, expected a 64-bit integer")
+    return index
+
+
+def softmax_cross_entropy(
+    logits: ArrayLike, labels: ArrayLike, /, axis: int = -1, **loss_options: Unpack[LossOptions]
+) -> Any:
+    """Cross-entropy between labels and the softmax of logits.
+
+    Parameters
+    ----------
+    logits : array_like
+        Real logits of at least one dimension.
+    labels : array_like
+        Class indices, of any integer dtype and the shape of `logits` without `axis`; or
+        class probabilities (one-hot rows, too), of the shape of `logits`.
+    axis : int, default -1
+        The axis of the classes.
+    weight : array_like, optional
+        A factor for each class, of shape ``(n,)``.
+    sample_weight : array_like, optional
+        A factor for each row's loss, of the loss's shape. A row whose weight is 0 is as if
+        it were not there.
+    ignore_index : int, optional
+        Rows with this class index are as if they were not there.
+    label_smoothing : float, default 0.0
+        Share of each label, from 0 to 1, that is spread evenly over all classes.
+    z_loss : float, default 0.0
+        Factor of ``logsumexp(logits)**2``, added to each row that counts, times its weight.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean divides by the summed weight of the rows that count (with class
+        probabilities `weight` has no part in that).
+
+    Returns
+    -------
+    scalar or ndarray
+        The loss, in the floating dtype of `logits`; with ``reduction="none"`` one a row.
+        The mean over no row at all is NaN.
+
+    Raises
+    ------
+    IndexError
+        A class index is outside ``[0, n)`` and is not `ignore_index`.
+    TypeError
+        An argument is of a wrong kind, such as class indices of a floating dtype.
+    ValueError
+        An argument has a wrong shape or value.
+    numpy.exceptions.AxisError
+        `axis` is not an axis of `logits`.
+
+    Notes
+    -----
+    ``-sum(t * log_softmax(logits))``, t the targets that labels, weights and smoothing
+    give. The options mean, alone and together, what they mean in
+    ``torch.nn.functional.cross_entropy``. Rows are summed in double precision in an order
+    that depends on the shape alone.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastsoftmax as fsm
+    >>> logits = np.log([[1.0, 2.0, 5.0], [2.0, 2.0, 4.0]])
+    >>> float(fsm.softmax_cross_entropy(logits, [2, 0], reduction="sum"))
+    1.8562979903656263
+    """
+    return _cross_entropy(logits, labels, axis, True, False, **loss_options)[0]
+
+
+def softmax_cross_entropy_grad(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    /,
+    axis: int = -1,
+    *,
+    grad_loss: ArrayLike | None = None,
+    out: Array | None = None,
+    **loss_options: Unpack[LossOptions],
+) -> Any:
+    """Gradient of `softmax_cross_entropy` with respect to the logits.
+
+    Parameters
+    ----------
+    logits, labels, axis, **loss_options
+        As in `softmax_cross_entropy`.
+    grad_loss : array_like, optional
+        Gradient with respect to the loss: a scalar, or for ``reduction="none"`` an array of
+        the loss's shape.
+    out : ndarray, optional
+        A floating array of the shape of `logits` that takes the result; it may be `logits`.
+
+    Returns
+    -------
+    ndarray
+        Of the shape and floating dtype of `logits`; 0 in rows that do not count.
+
+    Raises
+    ------
+    IndexError, TypeError, ValueError, numpy.exceptions.AxisError
+        As `softmax_cross_entropy` does; nothing has been written then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastsoftmax as fsm
+    >>> fsm.softmax_cross_entropy_grad(np.log([[1.0, 2.0, 5.0]]), [2])
+    array([[ 0.125,  0.25 , -0.375]])
+    """
+    return _cross_entropy(logits, labels, axis, False, True, grad_loss, out, **loss_options)[1]
+
+
+def softmax_cross_entropy_value_and_grad(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    /,
+    axis: int = -1,
+    *,
+    grad_loss: ArrayLike | None = None,
+    out: Array | None = None,
+    **loss_options: Unpack[LossOptions],
+) -> tuple[Any, Any]:
+    """`softmax_cross_entropy` and its gradient, in one pass over the logits.
+
+    Parameters
+    ----------
+    logits, labels, axis, **loss_options
+        As in `softmax_cross_entropy`.
+    grad_loss, out
+        As in `softmax_cross_entropy_grad`.
+
+    Returns
+    -------
+    loss : scalar or ndarray
+        As from `softmax_cross_entropy`.
+    gradient : ndarray
+        As from `softmax_cross_entropy_grad`.
+
+    Raises
+    ------
+    IndexError, TypeError, ValueError, numpy.exceptions.AxisError
+        As `softmax_cross_entropy` does; nothing has been written then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastsoftmax as fsm
+    >>> loss, gradient = fsm.softmax_cross_entropy_value_and_grad(np.log([[1.0, 3.0]]), [1])
+    >>> gradient
+    array([[ 0.25, -0.25]])
+    """
+    return _cross_entropy(logits, labels, axis, True, True, grad_loss, out, **loss_options)
+
+
+def softmax_cross_entropy_grad_hess(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    /,
+    axis: int = -1,
+    *,
+    factor: float = 1.0,
+    min_hess: float = 0.0,
+    grad_out: Array | None = None,
+    hess_out: Array | None = None,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+) -> tuple[Any, Any]:
+    """Gradient and diagonal of the Hessian, as gradient-boosting libraries want them.
+
+    Parameters
+    ----------
+    logits, labels, axis, weight, sample_weight
+        As in `softmax_cross_entropy`; `weight` goes with class indices alone.
+    factor : float, default 1.0
+        Positive: 2 for XGBoost's rule, ``n / (n - 1)`` for LightGBM's.
+    min_hess : float, default 0.0
+        The least value of the Hessian, not negative.
+    grad_out, hess_out : ndarray, optional
+        Two different floating arrays of the shape of `logits` that take the results.
+
+    Returns
+    -------
+    gradient : ndarray
+        ``(p - y) * w`` of each row, p its softmax, y its label as probabilities, w its weight.
+    hessian : ndarray
+        ``max(factor * p * (1 - p) * w, min_hess)``.
+
+    Raises
+    ------
+    IndexError, TypeError, ValueError, numpy.exceptions.AxisError
+        As `softmax_cross_entropy` does; nothing has been written then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastsoftmax as fsm
+    >>> gradient, hessian = fsm.softmax_cross_entropy_grad_hess(np.log([[1.0, 3.0]]), [1], factor=2)
+    >>> hessian
+    array([[0.375, 0.375]])
+    """
+    rows = _prepare(logits, labels, axis, weight, sample_weight)
+    if weight is not None and rows.probabilities is not None:
+        raise ValueError("weight goes with class indices, but labels has the shape of logits")
+    scale, least = real_number(factor, "factor"), real_number(min_hess, "min_hess")
+    if not (scale > 0 and math.isfinite(scale)):
+        raise ValueError(f"factor is {scale}, expected a positive finite number")
+    if not (least >= 0 and math.isfinite(least)):
+        raise ValueError(f"min_hess is {least}, expected a finite number that is not negative")
+    check_out(grad_out, rows.logits.shape, rows.dtype, "grad_out")
+    check_out(hess_out, rows.logits.shape, rows.dtype, "hess_out")
+    if grad_out is not None and hess_out is not None and np.may_share_memory(grad_out, hess_out):
+        raise ValueError("grad_out and hess_out share memory, expected two different arrays")
+    gradient, hessian = target_for(grad_out, rows.logits), target_for(hess_out, rows.logits)
+    rows.keep_apart([gradient, hessian])
+    rows.run(_core.GRAD_HESS, out=gradient, hessian=hessian, factor=scale, min_hess=least)
+    return deliver(gradient, grad_out, rows.dtype), deliver(hessian, hess_out, rows.dtype)

@@ -1,0 +1,274 @@
+"""One adapter for each library that fastsoftmax is compared with.
+
+An adapter is made with a number of threads (ImportError where its library is missing) and
+turns a piece of work into a call without arguments, all conversions done; None where the
+library has no such function. With `reuse_output` a library that can write into a given
+array does so; otherwise every call returns a new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Protocol
+
+import numpy as np
+
+from fastsoftmax._timing import LOSS, Call, Work
+
+
+class Adapter(Protocol):
+    def __init__(self, threads: int) -> None: ...
+
+    def prepare(self, work: Work, reuse_output: bool) -> Call | None: ...
+
+
+class NumPyInterface:
+    """A module with the public interface of fastsoftmax, without an adapter of its own."""
+
+    module = "fastsoftmax"
+
+    def __init__(self, threads: int) -> None:
+        self.functions = import_module(self.module)
+
+    def prepare(self, work: Work, reuse_output: bool) -> Call | None:
+        function = getattr(self.functions, work.function)
+        logits, labels, axis = work.logits, work.labels, work.axis
+        if work.function == LOSS:
+            if reuse_output:
+                out = np.empty_like(logits)
+                return lambda: function(logits, labels, axis, out=out)
+            return lambda: function(logits, labels, axis)
+        if reuse_output and work.function != "logsumexp":
+            out = np.empty_like(logits)
+            return lambda: function(logits, axis, out=out)
+        return lambda: function(logits, axis)
+
+
+class FastSoftmax(NumPyInterface):
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        self.functions.set_num_threads(threads)
+
+
+class Reference(NumPyInterface):
+    module = "fastsoftmax.reference"
+
+
+class SciPy:
+    def __init__(self, threads: int) -> None:
+        self.special = import_module("scipy.special")
+
+    def prepare(self, work: Work, reuse_output: bool) -> Call | None:
+        if work.function == LOSS:
+            return None
+        function, logits, axis = getattr(self.special, work.function), work.logits, work.axis
+        return lambda: function(logits, axis=axis)
+
+
+class Torch:
+    def __init__(self, threads: int) -> None:
+        self.torch = import_module("torch")
+        self.torch.set_num_threads(threads)
+
+    def prepare(self, work: Work, reuse_output: bool) -> Call | None:
+        torch, axis = self.torch, work.axis
+        logits = torch.from_numpy(work.logits)
+        if work.function == LOSS:
+            return self._prepare_loss(logits, torch.from_numpy(np.asarray(work.labels)), axis)
+        function = getattr(torch, work.function)
+        if reuse_output and work.function != "logsumexp":
+            out = torch.empty_like(logits)
+            return lambda: function(logits, axis, out=out)
+        return lambda: function(logits, axis)
+
+    def _prepare_loss(self, logits: Any, labels: Any, axis: int) -> Call:
+        torch = self.torch
+        # torch's classes lie on axis 1, a single row's on axis 0.
+        leaf = logits.requires_grad_()
+        classes = min(1, logits.ndim - 1)
+
+        def loss_and_gradient() -> tuple[Any, Any]:
+            loss = torch.nn.functional.cross_entropy(leaf.movedim(axis, classes), labels)
+            return loss, torch.autograd.grad(loss, leaf)[0]
+
+        return loss_and_gradient
+
+
+class Jax:
+    """Compiled before it is timed. Its threads follow the process's CPU affinity."""
+
+    def __init__(self, threads: int) -> None:
+        self.jax = import_module("jax")
+        self.jax.config.update("jax_enable_x64", True)
+
+    def prepare(self, work: Work, reuse_output: bool) -> Call | None:
+        jax, axis = self.jax, work.axis
+        numpy, nn = jax.numpy, jax.nn
+        logits = numpy.asarray(work.logits)
+        if work.function == LOSS:
+            labels = numpy.asarray(work.labels, numpy.int32)
+
+            def loss(values: Any, labels: Any) -> Any:
+                picked = numpy.take_along_axis(values, numpy.expand_dims(labels, axis), axis)
+                return numpy.mean(nn.logsumexp(values, axis) - numpy.squeeze(picked, axis))
+
+            compiled = jax.jit(jax.value_and_grad(loss))
+            return lambda: jax.block_until_ready(compiled(logits, labels))
+        function = getattr(nn, work.function)
+        compiled = jax.jit(lambda values: function(values, axis))
+        return lambda: compiled(logits).block_until_ready()
+
+
+class OnnxRuntime:
+    operators = {"softmax": "Softmax", "log_softmax": "LogSoftmax", "logsumexp": "ReduceLogSumExp"}
+
+    def __init__(self, threads: int) -> None:
+        self.onnx = import_module("onnx")
+        self.runtime = import_module("onnxruntime")
+        self.options = self.runtime.SessionOptions()
+        self.options.intra_op_num_threads = threads
+
+    def prepare(self, work: Work, reuse_output: bool) -> Call | None:
+        if work.function not in self.operators:
+            return None
+        logits = np.ascontiguousarray(work.logits)
+        session = self.runtime.InferenceSession(
+            self._model(work.function, logits, work.axis), self.options, providers=["CPUExecutionProvider"]
+        )
+        if not reuse_output:
+            return lambda: session.run(None, {"x": logits})[0]
+        shape = logits.shape if work.function != "logsumexp" else tuple(np.delete(logits.shape, work.axis))
+        result = self.runtime.OrtValue.ortvalue_from_shape_and_type(shape, logits.dtype)
+        binding = session.io_binding()
+        binding.bind_cpu_input("x", logits)
+        binding.bind_ortvalue_output("y", result)
+
+        def run() -> Any:
+            session.run_with_iobinding(binding)
+            return result
+
+        return run
+
+    def _model(self, function: str, logits: np.ndarray, axis: int) -> bytes:
+        """One operator as an ONNX model."""
+        helper = self.onnx.helper
+        real = helper.np_dtype_to_tensor_dtype(logits.dtype)
+        reduces = function == "logsumexp"
+        attributes = {"keepdims": 0} if reduces else {"axis": axis}
+        inputs = ["x", "axes"] if reduces else ["x"]
+        shape = tuple(np.delete(logits.shape, axis)) if reduces else logits.shape
+        graph = helper.make_graph(
+            [helper.make_node(self.operators[function], inputs, ["y"], **attributes)],
+            function,
+            [helper.make_tensor_value_info("x", real, logits.shape)],
+            [helper.make_tensor_value_info("y", real, shape)],
+            [helper.make_tensor("axes", self.onnx.TensorProto.INT64, [1], [axis])] if reduces else [],
+        )
+        opset = helper.make_opsetid("", 18)
+        model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
+        return bytes(model.SerializeToString())
+
+
+class ScikitLearn:
+    """Its softmax, and the private loss inside its LogisticRegression: 2-D, last axis."""
+
+    def __init__(self, threads: int) -> None:
+        self.softmax = import_module("sklearn.utils.extmath").softmax
+        self.losses = import_module("sklearn._loss")
+        self.threads = threads
+
+    def prepare(self, work: Work, reuse_output: bool) -> Call | None:
+        logits = work.logits
+        if logits.ndim != 2 or work.axis not in (-1, 1) or not logits.flags.c_contiguous:
+            return None
+        if work.function == "softmax":
+            return lambda: self.softmax(logits)
+        if work.function != LOSS:
+            return None
+        rows, classes = logits.shape
+        loss = self.losses.HalfMultinomialLoss(n_classes=classes)
+        labels = work.labels.astype(logits.dtype)
+        weight = np.full(rows, 1 / rows, logits.dtype)  # the sum of these losses is their mean
+
+        def loss_and_gradient() -> tuple[Any, Any]:
+            losses, gradient = loss.loss_gradient(labels, logits, weight, n_threads=self.threads)
+            return losses.sum(), gradient
+
+        return loss_and_gradient
+
+
+#: name in the tables: (adapter, distribution its version is read from)
+OURS, BASELINE = "fastsoftmax", "NumPy"
+ADAPTERS: dict[str, tuple[Callable[[int], Adapter], str]] = {
+    OURS: (FastSoftmax, "fastsoftmax"),
+    BASELINE: (Reference, "numpy"),
+    "SciPy": (SciPy, "scipy"),
+    "torch": (Torch, "torch"),
+    "JAX": (Jax, "jax"),
+    "ONNX Runtime": (OnnxRuntime, "onnxruntime"),
+    "scikit-learn": (ScikitLearn, "scikit-learn"),
+}
+PEERS = tuple(name for name in ADAPTERS if name not in (OURS, BASELINE))
+
+
+def load(names: tuple[str, ...], threads: int) -> tuple[dict[str, Adapter], dict[str, str]]:
+    """The adapters that can be had here, and for the others the reason why not."""
+    found, missing = {}, {}
+    for name in names:
+        try:
+            found[name] = ADAPTERS[name][0](threads)
+        except ImportError as error:
+            missing[name] = f"needs {error.name or error}"
+    return found, missing
+
+
+def versions(names: tuple[str, ...]) -> dict[str, str]:
+    """The installed version behind each adapter."""
+    result = {}
+    for name in names:
+        try:
+            result[name] = version(ADAPTERS[name][1])
+        except PackageNotFoundError:
+            result[name] = "not installed as a distribution"
+    return result
+
+
+def prepare_checked(adapters: dict[str, Adapter], work: Work, reuse_output: bool = False) -> dict[str, Call]:
+    """A call for each adapter that has the function.
+
+    Raises
+    ------
+    AssertionError
+        A contender gives another answer than the NumPy reference in float64.
+    """
+    exact = Work(work.function, work.logits.astype(np.float64), work.axis, work.labels)
+    expected = _arrays(Reference(1).prepare(exact, False)())
+    tolerance = 1e-3 if work.logits.dtype == np.float32 else 1e-9
+    calls = {}
+    for name, adapter in adapters.items():
+        call = adapter.prepare(work, reuse_output)
+        if call is None:
+            continue
+        for got, want in zip(_arrays(call()), expected, strict=True):
+            # Relative, but for what is lost beside the largest element: peers lose that.
+            np.testing.assert_allclose(
+                got, want, rtol=tolerance, atol=tolerance * 1e-3 * np.max(np.abs(want)),
+                err_msg=f"{name} is wrong: {work.function} of {work.logits.shape}",
+            )
+            if np.asarray(got).dtype != work.logits.dtype:
+                raise AssertionError(f"{name} computes in {np.asarray(got).dtype}, not {work.logits.dtype}")
+        calls[name] = call
+    return calls
+
+
+def _arrays(result: Any) -> list[np.ndarray]:
+    """The result of any library as arrays."""
+    parts = result if isinstance(result, tuple) else (result,)
+    arrays = []
+    for part in parts:
+        if hasattr(part, "detach"):
+            part = part.detach()
+        arrays.append(part.numpy() if hasattr(part, "numpy") else np.asarray(part))
+    return arrays

@@ -1,0 +1,130 @@
+"""What is timed, and how: contenders take turns, and each one's best time counts."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Call = Callable[[], Any]
+
+#: The functions that are timed, by the names of the public interface.
+LOSS = "softmax_cross_entropy_value_and_grad"
+FUNCTIONS = ("softmax", "log_softmax", "logsumexp", LOSS)
+
+#: name: (shape, axis)
+SHAPES = {
+    "digits": ((1797, 10), -1),
+    "imagenet": ((256, 1000), -1),
+    "vocabulary": ((8, 128_256), -1),
+    "segmentation": ((4, 21, 256, 256), 1),
+    "ten": ((10,), -1),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """One function to be computed for one array; `labels` serve the loss."""
+
+    function: str
+    logits: np.ndarray
+    axis: int
+    labels: np.ndarray
+
+
+def make_logits(shape: tuple[int, ...], dtype: Any, deviation: float = 4.0) -> np.ndarray:
+    """Normal logits: at deviation 4 they are as peaked as a trained classifier's."""
+    values = np.random.default_rng(1).standard_normal(shape, np.float32)
+    return (values * deviation).astype(dtype)
+
+
+def make_work(function: str, shape: tuple[int, ...], axis: int, dtype: Any) -> Work:
+    """The work of one cell of a table, the same in every run."""
+    rows = np.delete(shape, axis)
+    labels = np.random.default_rng(2).integers(shape[axis], size=rows)
+    return Work(function, make_logits(shape, dtype), axis, labels)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds for one call: the best sample, and the median to show the spread."""
+
+    best: float
+    median: float
+    samples: int
+
+
+def measure(
+    contenders: dict[str, Call],
+    seconds: float = 0.25,
+    rounds: int = 8,
+    progress: Callable[[], Any] = lambda: None,
+) -> dict[str, Times]:
+    """Time every contender, turn by turn.
+
+    Parameters
+    ----------
+    contenders : dict of str to callable
+        The calls to be compared.
+    seconds : float
+        Time for each contender, all its turns together. Every turn has at least one sample.
+    rounds : int
+        Turns of each contender. Whatever slows the machine for a while slows them all.
+    progress : callable
+        Called after each turn.
+
+    Returns
+    -------
+    dict of str to Times
+    """
+    loops = {name: _loops(call) for name, call in contenders.items()}
+    samples: dict[str, list[float]] = {name: [] for name in contenders}
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            for name, call in contenders.items():
+                _wait_for_quiet()
+                turn_ends = time.perf_counter() + seconds / rounds
+                while True:
+                    samples[name].append(_sample(call, loops[name]))
+                    if time.perf_counter() >= turn_ends:
+                        break
+                progress()
+    finally:
+        if collecting:
+            gc.enable()
+    return {name: Times(min(taken), float(np.median(taken)), len(taken)) for name, taken in samples.items()}
+
+
+def _sample(call: Call, loops: int) -> float:
+    start = time.perf_counter()
+    for _ in range(loops):
+        call()
+    return (time.perf_counter() - start) / loops
+
+
+def _loops(call: Call, sample_seconds: float = 1e-4) -> int:
+    """How often a call is repeated in one sample, so that reading the clock does not count."""
+    call()
+    loops = 1
+    while _sample(call, loops) * loops < sample_seconds:
+        loops *= 2
+    return loops
+
+
+def _wait_for_quiet(longest: float = 0.1) -> None:
+    """Wait until the threads of the contender before have stopped spinning for more work.
+
+    They take processors from whoever comes next: about 10 ms in torch, 50 in ONNX Runtime.
+    """
+    give_up = time.perf_counter() + longest
+    while time.perf_counter() < give_up:
+        wall, work = time.perf_counter(), time.process_time()
+        time.sleep(0.002)
+        if time.process_time() - work < 0.2 * (time.perf_counter() - wall):
+            return
