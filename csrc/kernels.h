@@ -1,9 +1,9 @@
 /* Between the drivers of a job (parallel.c) and the kernels of one dtype and instruction set.
  *
- * The kernels work on one group of rows at a time: as many neighbouring rows as a vector
- * has lanes (`vertical`: each lane is a row), or a single one (lanes are elements of it).
- * Which of the two is a matter of speed alone: the arithmetic, and so every bit, is that
- * of struct row_order in passes.h for both.
+ * The kernels work on one group of rows at a time, at most as many as a vector has lanes:
+ * vertical, with an element of each row in a lane, or horizontal, row by row with lanes of
+ * neighbouring elements. Which of the two is a matter of speed alone: the order of every
+ * sum, and so every bit, is fixed by passes.h for both.
  *
  * A group goes through three phases over the blocks of its rows: the max, the sum of
  * exponentials, the writing. rows() runs them for every group of a range; the single
@@ -21,8 +21,10 @@
 struct plan {
     struct fsm_job *job;
     int vertical;
+    int present_count; /* of the job's operands, and their names */
+    enum fsm_operand_name present[FSM_OPERANDS];
     int streamed;          /* outputs go past the caches */
-    ptrdiff_t group_rows;  /* rows in a group */
+    ptrdiff_t group_rows;  /* at most */
     ptrdiff_t strip_bytes; /* of one strip of scratch memory */
     ptrdiff_t scratch_bytes;
 };

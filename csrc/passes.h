@@ -24,8 +24,14 @@
 
 static const vec no_elements = {0};
 
-struct row_max {
-    vec value, exponential; /* e**value, shifted as the row's others are */
+/* One strip on its way through the sum phase. */
+struct sum_strip {
+    int vertical, is_short;
+    ptrdiff_t length; /* elements of a row */
+    const real *x, *second;
+    real *e;
+    struct exp_shift shift;
+    vec row_max, max_exponential; /* e**row_max, rounded and shifted as the row's others are */
 };
 
 /* All lanes, or the first `count`: a loop's body serves its whole vectors and its tail. */
@@ -73,6 +79,7 @@ enum sum_mode {
     SCALED = 4,    /* there is a temperature */
     TARGETS = 8,   /* `second` holds dense targets: their cost and mass are summed as well */
     WEIGHTED = 16, /* `second` holds factors, 0 only where x is -inf */
+    PRODUCTS = 32, /* no exponentials: second * x is summed as `cost`, or second where x is NULL */
 };
 
 struct chain {
@@ -116,10 +123,17 @@ INLINE vec add_small_exponential(struct chain *chain, struct exponential e)
     return value;
 }
 
-INLINE void chain_step(struct chain *chain, vec x, vec second, const struct exp_shift *shift,
-                       const struct row_max *row_max, real *e_out, ptrdiff_t partial, int mode)
+INLINE void chain_step(struct chain *chain, const struct sum_strip *strip, ptrdiff_t at, ptrdiff_t lanes, int mode)
 {
-    struct exponential e = shifted_exp(x, shift, mode & SCALED, mode & KEEP_MAX_OUT ? &row_max->value : NULL);
+    int needs_second = mode & (TARGETS | WEIGHTED | PRODUCTS);
+    vec second = needs_second ? load_lanes(strip->second + at, lanes) : no_elements;
+    if (mode & PRODUCTS) {
+        vec other = strip->x ? load_lanes(strip->x + at, lanes) : splat(1);
+        add_term(&chain->cost, two_product(second, other));
+        return;
+    }
+    vec x = lanes == LANES ? load(strip->x + at) : load_first(strip->x + at, lanes, -(real)__builtin_inf());
+    struct exponential e = shifted_exp(x, &strip->shift, mode & SCALED, mode & KEEP_MAX_OUT ? &strip->row_max : NULL);
     vec value;
     if (mode & WEIGHTED) {
         struct pair exact = as_pair(e);
@@ -134,26 +148,23 @@ INLINE void chain_step(struct chain *chain, vec x, vec second, const struct exp_
         const vec infinity = splat((real)__builtin_inf());
         vec unit = splat(1);
         /* b * inf keeps the signs of infinite terms apart. */
-        if (mode & WEIGHTED) unit = select(equal(row_max->value, infinity), second * infinity, second);
-        lane_mask is_max = equal(x, row_max->value);
+        if (mode & WEIGHTED) unit = select(equal(strip->row_max, infinity), second * infinity, second);
+        lane_mask is_max = equal(x, strip->row_max);
+        /* In a row of -inf alone the padding of a tail equals the max. */
+        if (lanes < LANES) is_max &= first_lanes(lanes);
         chain->ties += select(is_max, unit, splat(0));
-        if (mode & STORE) value = select(is_max, row_max->exponential, value);
+        if (mode & STORE) value = select(is_max, strip->max_exponential, value);
     }
     if (mode & TARGETS) {
         /* A target of 0 costs nothing, even where the distance is infinite. */
-        vec distance = row_max->value - x;
-        if (mode & SCALED) distance /= shift->temperature;
-        distance = select(equal(second, splat(0)), splat(0), distance);
+        vec distance = select(equal(second, splat(0)), splat(0), strip->row_max - x);
         struct pair term = two_product(distance, second);
         /* An infinite product has no low part. */
         term.low = select(equal(term.low, term.low), term.low, splat(0));
         add_term(&chain->cost, term);
         add_term(&chain->mass, (struct pair){second, splat(0)});
     }
-    if (mode & STORE) {
-        if (partial < LANES) store_first(e_out, partial, value);
-        else store(e_out, value);
-    }
+    if (mode & STORE) store_lanes(strip->e + at, lanes, value);
 }
 
 INLINE struct chain new_chain(int mode)
@@ -169,113 +180,105 @@ INLINE struct row_sums chain_total(struct chain chain, int mode)
     return (struct row_sums){total, chain.ties, chain.cost, chain.mass};
 }
 
-/* The chain of a vertical group that starts at step `first` and takes each `stride`-th. */
-INLINE struct row_sums vertical_chain(const real *x, const real *second, real *e, ptrdiff_t length,
-                                      ptrdiff_t first, ptrdiff_t stride, const struct exp_shift *shift,
-                                      const struct row_max *row_max, int mode)
+/* The chain of a vertical strip that starts at step `first` and takes each `stride`-th. */
+INLINE struct row_sums vertical_chain(const struct sum_strip *strip, ptrdiff_t first, ptrdiff_t stride, int mode)
 {
     struct chain chain = new_chain(mode);
-    for (ptrdiff_t i = first; i < length; i += stride) {
-        vec other = mode & (TARGETS | WEIGHTED) ? load(second + i * LANES) : no_elements;
-        chain_step(&chain, load(x + i * LANES), other, shift, row_max, e + i * LANES, LANES, mode);
-    }
+    for (ptrdiff_t i = first; i < strip->length; i += stride) chain_step(&chain, strip, i * LANES, LANES, mode);
     return chain_total(chain, mode);
 }
 
-INLINE struct row_sums vertical_sums(const real *x, const real *second, real *e, ptrdiff_t length, int is_short,
-                                     const struct exp_shift *shift, const struct row_max *row_max, int mode)
+INLINE struct row_sums vertical_sums(const struct sum_strip *strip_in, int mode)
 {
-    if (is_short) return vertical_chain(x, second, e, length, 0, 1, shift, row_max, mode);
+    struct sum_strip strip = *strip_in; /* where the compiler sees that no store changes it */
+    if (strip.is_short) return vertical_chain(&strip, 0, 1, mode);
     struct row_sums totals[CHAINS];
-    for (ptrdiff_t c = 0; c < CHAINS; c++)
-        totals[c] = vertical_chain(x, second, e, length, c, CHAINS, shift, row_max, mode);
+    for (ptrdiff_t c = 0; c < CHAINS; c++) totals[c] = vertical_chain(&strip, c, CHAINS, mode);
     for (ptrdiff_t half = CHAINS / 2; half > 0; half /= 2)
         for (ptrdiff_t c = 0; c < half; c++) totals[c] = add_sums(totals[c], totals[c + half]);
     return totals[0];
 }
 
-INLINE struct pair exchange_pair(struct pair a, int distance)
+/* The totals of a horizontal strip's chains, CHAIN_VECTORS of them added up in each lane. */
+INLINE struct row_sums horizontal_sums(const struct sum_strip *strip_in, int mode)
 {
-    return (struct pair){exchange(a.high, distance), exchange(a.low, distance)};
-}
-
-INLINE struct row_sums horizontal_sums(const real *x, const real *second, real *e, ptrdiff_t length,
-                                       const struct exp_shift *shift, const struct row_max *row_max, int mode)
-{
+    struct sum_strip strip = *strip_in;
     struct chain chains[CHAIN_VECTORS];
     for (int c = 0; c < CHAIN_VECTORS; c++) chains[c] = new_chain(mode);
     ptrdiff_t i = 0;
-    for (; i + CHAINS <= length; i += CHAINS) {
-        for (int c = 0; c < CHAIN_VECTORS; c++) {
-            ptrdiff_t at = i + c * LANES;
-            vec other = mode & (TARGETS | WEIGHTED) ? load(second + at) : no_elements;
-            chain_step(&chains[c], load(x + at), other, shift, row_max, e + at, LANES, mode);
-        }
-    }
+    for (; i + CHAINS <= strip.length; i += CHAINS)
+        for (int c = 0; c < CHAIN_VECTORS; c++) chain_step(&chains[c], &strip, i + c * LANES, LANES, mode);
     /* The padding's exponentials are 0 and change no bit of a chain. */
     for (int c = 0; c < CHAIN_VECTORS; c++) {
-        ptrdiff_t at = i + c * LANES;
-        if (at >= length) break;
-        ptrdiff_t count = length - at < LANES ? length - at : LANES;
-        vec last = load_first(x + at, count, -(real)__builtin_inf());
-        vec other = mode & (TARGETS | WEIGHTED) ? load_first(second + at, count, 0) : no_elements;
-        chain_step(&chains[c], last, other, shift, row_max, e + at, count, mode);
-        /* In an empty row the padding equals the max: it is not to be counted. */
-        if (mode & KEEP_MAX_OUT && !(mode & WEIGHTED)) {
-            lane_mask is_max = equal(last, row_max->value);
-            for (ptrdiff_t lane = count; lane < LANES; lane++) chains[c].ties[lane] -= (real)is_set(is_max, lane);
-        }
+        ptrdiff_t left = strip.length - i - c * LANES;
+        if (left >= LANES) chain_step(&chains[c], &strip, i + c * LANES, LANES, mode);
+        else if (left > 0) chain_step(&chains[c], &strip, i + c * LANES, left, mode);
     }
     struct row_sums totals[CHAIN_VECTORS];
     for (int c = 0; c < CHAIN_VECTORS; c++) totals[c] = chain_total(chains[c], mode);
     for (int half = CHAIN_VECTORS / 2; half > 0; half /= 2)
         for (int c = 0; c < half; c++) totals[c] = add_sums(totals[c], totals[c + half]);
-    struct row_sums sums = totals[0];
-    for (int distance = (int)LANES / 2; distance > 0; distance /= 2) {
-        sums.total = add_pairs(sums.total, exchange_pair(sums.total, distance));
-        sums.ties += exchange(sums.ties, distance);
-        if (mode & TARGETS) {
-            sums.cost = add_pairs(sums.cost, exchange_pair(sums.cost, distance));
-            sums.mass = add_pairs(sums.mass, exchange_pair(sums.mass, distance));
-        }
-    }
-    return sums;
+    return totals[0];
 }
 
-/* sum(x * g), or sum(g) where x is NULL, as `cost`, in the order of every sum. */
-static struct row_sums vertical_products(const real *x, const real *g, ptrdiff_t length, int is_short)
+/* ---- From the lanes of each horizontal strip to a lane for each row ----------------------- */
+
+/* sums[r] of row r: their lanes added in halves, as vertical_sums adds its chains. */
+INLINE vec sum_across_lanes(vec square[LANES])
 {
-    ptrdiff_t chains = is_short ? 1 : CHAINS;
-    struct pair totals[CHAINS];
-    for (ptrdiff_t c = 0; c < chains; c++) {
-        totals[c] = (struct pair){splat(0), splat(0)};
-        for (ptrdiff_t i = c; i < length; i += chains)
-            add_term(&totals[c], two_product(load(g + i * LANES), x ? load(x + i * LANES) : splat(1)));
-    }
-    for (ptrdiff_t half = chains / 2; half > 0; half /= 2)
-        for (ptrdiff_t c = 0; c < half; c++) totals[c] = add_pairs(totals[c], totals[c + half]);
-    return (struct row_sums){.cost = totals[0]};
+    transpose(square);
+    for (ptrdiff_t half = LANES / 2; half > 0; half /= 2)
+        for (ptrdiff_t i = 0; i < half; i++) square[i] += square[i + half];
+    return square[0];
 }
 
-static struct row_sums horizontal_products(const real *x, const real *g, ptrdiff_t length)
+INLINE struct pair pair_across_lanes(vec high[LANES], vec low[LANES])
 {
-    struct pair totals[CHAIN_VECTORS];
-    for (int c = 0; c < CHAIN_VECTORS; c++) totals[c] = (struct pair){splat(0), splat(0)};
-    for (ptrdiff_t i = 0; i < length; i += CHAINS)
-        for (int c = 0; c < CHAIN_VECTORS && i + c * LANES < length; c++) {
-            ptrdiff_t at = i + c * LANES, lanes = length - at < LANES ? length - at : LANES;
-            add_term(&totals[c], two_product(load_lanes(g + at, lanes), x ? load_lanes(x + at, lanes) : splat(1)));
+    transpose(high);
+    transpose(low);
+    for (ptrdiff_t half = LANES / 2; half > 0; half /= 2)
+        for (ptrdiff_t i = 0; i < half; i++) {
+            struct pair sum = add_pairs((struct pair){high[i], low[i]}, (struct pair){high[i + half], low[i + half]});
+            high[i] = sum.high;
+            low[i] = sum.low;
         }
-    for (int half = CHAIN_VECTORS / 2; half > 0; half /= 2)
-        for (int c = 0; c < half; c++) totals[c] = add_pairs(totals[c], totals[c + half]);
-    for (int distance = (int)LANES / 2; distance > 0; distance /= 2)
-        totals[0] = add_pairs(totals[0], exchange_pair(totals[0], distance));
-    return (struct row_sums){.cost = totals[0]};
+    return (struct pair){high[0], low[0]};
 }
 
-/* Each lane's max; of a horizontal strip in the end the same in all lanes. NaN is passed
- * over: it reaches every result through the sum. */
-static vec max_of_strip(const real *x, ptrdiff_t size, int vertical)
+static struct row_sums sums_across_lanes(const struct row_sums sums[], ptrdiff_t count, int with_ties, int with_costs)
+{
+    struct row_sums result = {{splat(0), splat(0)}, splat(0), {splat(0), splat(0)}, {splat(0), splat(0)}};
+    vec high[LANES], low[LANES];
+    EACH_LANE(r) high[r] = r < count ? sums[r].total.high : splat(0);
+    EACH_LANE(r) low[r] = r < count ? sums[r].total.low : splat(0);
+    result.total = pair_across_lanes(high, low);
+    if (with_ties) {
+        EACH_LANE(r) high[r] = r < count ? sums[r].ties : splat(0);
+        result.ties = sum_across_lanes(high);
+    }
+    if (with_costs) {
+        EACH_LANE(r) high[r] = r < count ? sums[r].cost.high : splat(0);
+        EACH_LANE(r) low[r] = r < count ? sums[r].cost.low : splat(0);
+        result.cost = pair_across_lanes(high, low);
+        EACH_LANE(r) high[r] = r < count ? sums[r].mass.high : splat(0);
+        EACH_LANE(r) low[r] = r < count ? sums[r].mass.low : splat(0);
+        result.mass = pair_across_lanes(high, low);
+    }
+    return result;
+}
+
+static vec max_across_lanes(const vec maxima[], ptrdiff_t count)
+{
+    vec square[LANES];
+    EACH_LANE(r) square[r] = r < count ? maxima[r] : splat(0);
+    transpose(square);
+    for (ptrdiff_t half = LANES / 2; half > 0; half /= 2)
+        for (ptrdiff_t i = 0; i < half; i++) square[i] = max(square[i], square[i + half]);
+    return square[0];
+}
+
+/* Each lane's max. NaN is passed over: it reaches every result through the sum. */
+static vec max_of_strip(const real *x, ptrdiff_t size)
 {
     vec lowest = splat(-(real)__builtin_inf());
     /* Four independent chains: one would wait for each max in turn. */
@@ -289,10 +292,7 @@ static vec max_of_strip(const real *x, ptrdiff_t size, int vertical)
     }
     for (; i + LANES <= size; i += LANES) a = max(load(x + i), a);
     if (i < size) b = max(load_first(x + i, size - i, -(real)__builtin_inf()), b);
-    a = max(max(a, b), max(c, d));
-    if (vertical) return a;
-    for (int distance = (int)LANES / 2; distance > 0; distance /= 2) a = max(exchange(a, distance), a);
-    return a;
+    return max(max(a, b), max(c, d));
 }
 
 /* out = e * factor */
@@ -307,12 +307,18 @@ static void write_scaled(const real *e, real *out, ptrdiff_t size, struct pair f
     EACH_VECTOR(size, scale_step, e, out, factor);
 }
 
+/* Reals before the first that a vector may be streamed to. */
+INLINE ptrdiff_t until_aligned(const real *out, ptrdiff_t size)
+{
+    ptrdiff_t misaligned = (ptrdiff_t)((uintptr_t)out % VECTOR_BYTES / sizeof(real));
+    ptrdiff_t count = misaligned ? LANES - misaligned : 0;
+    return count < size ? count : size;
+}
+
 /* The same past the caches. */
 static void stream_scaled(const real *e, real *out, ptrdiff_t size, struct pair factor)
 {
-    ptrdiff_t misaligned = (ptrdiff_t)((uintptr_t)out % VECTOR_BYTES / sizeof(real));
-    ptrdiff_t i = misaligned ? LANES - misaligned : 0;
-    if (i > size) i = size;
+    ptrdiff_t i = until_aligned(out, size);
     write_scaled(e, out, i, factor);
     for (; i + LANES <= size; i += LANES) {
         vec value = load(e + i);
@@ -334,6 +340,15 @@ INLINE void gradient_step(ptrdiff_t i, ptrdiff_t lanes, const real *e, const rea
 INLINE void log_step(ptrdiff_t i, ptrdiff_t lanes, const real *x, real *out, vec row_max, vec log_sum)
 {
     store_lanes(out + i, lanes, (load_lanes(x + i, lanes) - row_max) - log_sum);
+}
+
+/* The same past the caches. */
+static void stream_log(const real *x, real *out, ptrdiff_t size, vec row_max, vec log_sum)
+{
+    ptrdiff_t i = until_aligned(out, size);
+    EACH_VECTOR(i, log_step, x, out, row_max, log_sum);
+    for (; i + LANES <= size; i += LANES) stream(out + i, (load(x + i) - row_max) - log_sum);
+    EACH_VECTOR(size - i, log_step, x + i, out + i, row_max, log_sum);
 }
 
 INLINE void scaled_log_step(ptrdiff_t i, ptrdiff_t lanes, const real *x, real *out, vec row_max, vec log_sum,

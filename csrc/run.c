@@ -16,6 +16,8 @@
 #define STREAM_BYTES ((ptrdiff_t)24 << 20)
 /* Bytes of the longest row whose exponentials wait in a thread's own memory meanwhile. */
 #define STREAM_ROW_BYTES ((ptrdiff_t)512 << 10)
+/* Bytes of the rows of a horizontal group: with what is written they fill a first-level cache. */
+#define GROUP_BYTES ((ptrdiff_t)16384)
 /* Scratch memory of a small job, on the stack. */
 #define SMALL_SCRATCH 20480
 #define STRIPS 3
@@ -36,18 +38,24 @@ static struct plan make_plan(struct fsm_job *job, const struct kernels *kernels)
     int columns = last >= 0 && job->operands[FSM_X].axis_stride != itemsize &&
                   job->operands[FSM_X].strides[last] == itemsize && job->shape[last] >= kernels->lanes / 2;
     plan.vertical = job->n < kernels->short_row || columns;
-    plan.group_rows = plan.vertical ? kernels->lanes : 1;
-    ptrdiff_t length = job->n < BLOCK ? job->n : BLOCK;
-    plan.strip_bytes = round_up(length * plan.group_rows * itemsize, ALIGNMENT) + ALIGNMENT;
+    for (int name = 0; name < FSM_OPERANDS; name++)
+        if (has(job, name)) plan.present[plan.present_count++] = name;
+    ptrdiff_t length = job->n < BLOCK ? job->n : BLOCK, row_bytes = job->n * itemsize;
+    plan.strip_bytes = round_up(length * (plan.vertical ? kernels->lanes : 1) * itemsize, ALIGNMENT) + ALIGNMENT;
     plan.scratch_bytes = STRIPS * plan.strip_bytes;
+    /* The rows of a horizontal group share the work across lanes, but should stay in the
+     * first-level cache between the phases. */
+    plan.group_rows = plan.vertical ? kernels->lanes : GROUP_BYTES / row_bytes;
+    if (plan.group_rows > kernels->lanes) plan.group_rows = kernels->lanes;
+    if (plan.group_rows < 1) plan.group_rows = 1;
 
     const struct fsm_operand *out = &job->operands[FSM_OUT];
-    ptrdiff_t row_bytes = job->n * itemsize;
-    if ((job->operation == FSM_SOFTMAX || job->operation == FSM_CROSS_ENTROPY) && has(job, FSM_OUT) &&
-        !plan.vertical && out->axis_stride == itemsize && row_bytes <= STREAM_ROW_BYTES &&
-        row_bytes * job->rows >= STREAM_BYTES) {
+    int can_stream = job->operation == FSM_SOFTMAX || job->operation == FSM_LOG_SOFTMAX ||
+                     job->operation == FSM_CROSS_ENTROPY;
+    if (can_stream && has(job, FSM_OUT) && !plan.vertical && out->axis_stride == itemsize &&
+        row_bytes <= STREAM_ROW_BYTES && row_bytes * job->rows >= STREAM_BYTES) {
         plan.streamed = 1;
-        plan.scratch_bytes += round_up(row_bytes, ALIGNMENT);
+        plan.scratch_bytes += round_up(row_bytes * plan.group_rows, ALIGNMENT);
     }
     return plan;
 }

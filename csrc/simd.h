@@ -123,20 +123,24 @@ INLINE vec min(vec a, vec b)
 INLINE vec absolute(vec a) { return (vec)((ivec)a & (ivec)((bit_pattern)-1 / 2 - (ivec){0})); }
 
 /* The lanes below `count`. */
-INLINE ivec first_lanes(ptrdiff_t count)
+INLINE lane_mask first_lanes(ptrdiff_t count)
 {
+#if VECTOR_BYTES == 64
+    return (lane_mask)((1u << count) - 1);
+#else
     ivec number;
     EACH_LANE(i) number[i] = i;
     return number < (integer)count;
+#endif
 }
 
 /* The first `count` lanes from memory, the others `fill`. */
 INLINE vec load_first(const real *from, ptrdiff_t count, real fill)
 {
 #if VECTOR_BYTES == 64
-    return (vec)INTRINSIC(mask_loadu)((native)splat(fill), (lane_mask)((1u << count) - 1), from);
+    return (vec)INTRINSIC(mask_loadu)((native)splat(fill), first_lanes(count), from);
 #elif VECTOR_BYTES == 32
-    ivec wanted = first_lanes(count);
+    lane_mask wanted = first_lanes(count);
     return select(wanted, (vec)INTRINSIC(maskload)(from, (__m256i)wanted), splat(fill));
 #else
     vec result = splat(fill);
@@ -148,7 +152,7 @@ INLINE vec load_first(const real *from, ptrdiff_t count, real fill)
 INLINE void store_first(real *to, ptrdiff_t count, vec value)
 {
 #if VECTOR_BYTES == 64
-    INTRINSIC(mask_storeu)(to, (lane_mask)((1u << count) - 1), (native)value);
+    INTRINSIC(mask_storeu)(to, first_lanes(count), (native)value);
 #elif VECTOR_BYTES == 32
     INTRINSIC(maskstore)(to, (__m256i)first_lanes(count), (native)value);
 #else

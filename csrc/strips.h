@@ -76,31 +76,32 @@ static void scatter_rows(const struct row_pointers *rows, ptrdiff_t count, ptrdi
         for (ptrdiff_t lane = 0; lane < count; lane++) *element(rows, lane, first + i) = strip[i * LANES + lane];
 }
 
-/* A readable strip: the memory itself where a row lies in order, else a copy in scratch. */
-INLINE const real *read_strip(const struct row_pointers *rows, int vertical, ptrdiff_t first, ptrdiff_t length,
-                              real *scratch)
+/* A readable strip (of a horizontal group, that of row number `strip`): the memory itself where a row lies in order, else a copy in scratch. */
+INLINE const real *read_strip(const struct row_pointers *rows, int vertical, ptrdiff_t strip, ptrdiff_t first,
+                              ptrdiff_t length, real *scratch)
 {
     if (vertical) {
         gather_rows(rows, first, length, scratch);
         return scratch;
     }
-    if (has_unit_stride(rows)) return element(rows, 0, first);
-    for (ptrdiff_t i = 0; i < length; i++) scratch[i] = *element(rows, 0, first + i);
+    if (has_unit_stride(rows)) return element(rows, strip, first);
+    for (ptrdiff_t i = 0; i < length; i++) scratch[i] = *element(rows, strip, first + i);
     return scratch;
 }
 
 /* Where to write a strip that write_strip will then bring home. */
-INLINE real *strip_to_write(const struct row_pointers *rows, int vertical, ptrdiff_t first, real *scratch)
+INLINE real *strip_to_write(const struct row_pointers *rows, int vertical, ptrdiff_t strip, ptrdiff_t first,
+                            real *scratch)
 {
-    return !vertical && has_unit_stride(rows) ? element(rows, 0, first) : scratch;
+    return !vertical && has_unit_stride(rows) ? element(rows, strip, first) : scratch;
 }
 
-INLINE void write_strip(const struct row_pointers *rows, int vertical, ptrdiff_t count, ptrdiff_t first,
-                        ptrdiff_t length, const real *strip)
+INLINE void write_strip(const struct row_pointers *rows, int vertical, ptrdiff_t strip, ptrdiff_t count,
+                        ptrdiff_t first, ptrdiff_t length, const real *from)
 {
-    if (vertical) scatter_rows(rows, count, first, length, strip);
+    if (vertical) scatter_rows(rows, count, first, length, from);
     else if (!has_unit_stride(rows))
-        for (ptrdiff_t i = 0; i < length; i++) *element(rows, 0, first + i) = strip[i];
+        for (ptrdiff_t i = 0; i < length; i++) *element(rows, strip, first + i) = from[i];
 }
 
 #endif

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastsoftmax._timing import LOSS, Call, Work
+from fastsoftmax._timing import LOSS, Call, Work, without_axis
 
 
 class Adapter(Protocol):
@@ -32,7 +32,7 @@ class NumPyInterface:
     def __init__(self, threads: int) -> None:
         self.functions = import_module(self.module)
 
-    def prepare(self, work: Work, reuse_output: bool) -> Call | None:
+    def prepare(self, work: Work, reuse_output: bool) -> Call:
         function = getattr(self.functions, work.function)
         logits, labels, axis = work.logits, work.labels, work.axis
         if work.function == LOSS:
@@ -121,9 +121,10 @@ class Jax:
         return lambda: compiled(logits).block_until_ready()
 
 
-class OnnxRuntime:
-    operators = {"softmax": "Softmax", "log_softmax": "LogSoftmax", "logsumexp": "ReduceLogSumExp"}
+ONNX_OPERATORS = {"softmax": "Softmax", "log_softmax": "LogSoftmax", "logsumexp": "ReduceLogSumExp"}
 
+
+class OnnxRuntime:
     def __init__(self, threads: int) -> None:
         self.onnx = import_module("onnx")
         self.runtime = import_module("onnxruntime")
@@ -131,7 +132,7 @@ class OnnxRuntime:
         self.options.intra_op_num_threads = threads
 
     def prepare(self, work: Work, reuse_output: bool) -> Call | None:
-        if work.function not in self.operators:
+        if work.function not in ONNX_OPERATORS:
             return None
         logits = np.ascontiguousarray(work.logits)
         session = self.runtime.InferenceSession(
@@ -139,7 +140,7 @@ class OnnxRuntime:
         )
         if not reuse_output:
             return lambda: session.run(None, {"x": logits})[0]
-        shape = logits.shape if work.function != "logsumexp" else tuple(np.delete(logits.shape, work.axis))
+        shape = logits.shape if work.function != "logsumexp" else without_axis(logits.shape, work.axis)
         result = self.runtime.OrtValue.ortvalue_from_shape_and_type(shape, logits.dtype)
         binding = session.io_binding()
         binding.bind_cpu_input("x", logits)
@@ -158,9 +159,9 @@ class OnnxRuntime:
         reduces = function == "logsumexp"
         attributes = {"keepdims": 0} if reduces else {"axis": axis}
         inputs = ["x", "axes"] if reduces else ["x"]
-        shape = tuple(np.delete(logits.shape, axis)) if reduces else logits.shape
+        shape = without_axis(logits.shape, axis) if reduces else logits.shape
         graph = helper.make_graph(
-            [helper.make_node(self.operators[function], inputs, ["y"], **attributes)],
+            [helper.make_node(ONNX_OPERATORS[function], inputs, ["y"], **attributes)],
             function,
             [helper.make_tensor_value_info("x", real, logits.shape)],
             [helper.make_tensor_value_info("y", real, shape)],
@@ -235,40 +236,51 @@ def versions(names: tuple[str, ...]) -> dict[str, str]:
     return result
 
 
-def prepare_checked(adapters: dict[str, Adapter], work: Work, reuse_output: bool = False) -> dict[str, Call]:
-    """A call for each adapter that has the function.
+def prepare_checked(
+    adapters: dict[str, Adapter], work: Work, reuse_output: bool = False
+) -> tuple[dict[str, Call], dict[str, str]]:
+    """A call for each contender that has the function and gives the right answer.
 
-    Raises
-    ------
-    AssertionError
-        A contender gives another answer than the NumPy reference in float64.
+    Returns
+    -------
+    calls : dict of str to callable
+    wrong : dict of str to str
+        What the others did instead.
     """
     exact = Work(work.function, work.logits.astype(np.float64), work.axis, work.labels)
     expected = _arrays(Reference(1).prepare(exact, False)())
-    tolerance = 1e-3 if work.logits.dtype == np.float32 else 1e-9
-    calls = {}
+    calls, wrong = {}, {}
     for name, adapter in adapters.items():
-        call = adapter.prepare(work, reuse_output)
-        if call is None:
-            continue
-        for got, want in zip(_arrays(call()), expected, strict=True):
-            # Relative, but for what is lost beside the largest element: peers lose that.
-            np.testing.assert_allclose(
-                got, want, rtol=tolerance, atol=tolerance * 1e-3 * np.max(np.abs(want)),
-                err_msg=f"{name} is wrong: {work.function} of {work.logits.shape}",
-            )
-            if np.asarray(got).dtype != work.logits.dtype:
-                raise AssertionError(f"{name} computes in {np.asarray(got).dtype}, not {work.logits.dtype}")
-        calls[name] = call
-    return calls
+        try:
+            call = adapter.prepare(work, reuse_output)
+            if call is None:
+                continue
+            _check_answer(_arrays(call()), expected, work.logits.dtype)
+        except Exception as error:  # a peer may fail in its own way: that is its result here
+            wrong[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        else:
+            calls[name] = call
+    return calls, wrong
+
+
+def _check_answer(results: list[np.ndarray], expected: list[np.ndarray], dtype: np.dtype) -> None:
+    """Raise AssertionError unless it is this function's result, in this dtype."""
+    tolerance = 1e-3 if dtype == np.float32 else 1e-9
+    for got, want in zip(results, expected, strict=True):
+        # Relative, but for the digits that peers lose beside the largest element.
+        absolute = tolerance * 1e-3 * float(np.max(np.abs(want)))
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=absolute)
+        if got.dtype != dtype:
+            raise AssertionError(f"a result of {got.dtype}, expected {dtype}")
 
 
 def _arrays(result: Any) -> list[np.ndarray]:
     """The result of any library as arrays."""
     parts = result if isinstance(result, tuple) else (result,)
-    arrays = []
-    for part in parts:
-        if hasattr(part, "detach"):
-            part = part.detach()
-        arrays.append(part.numpy() if hasattr(part, "numpy") else np.asarray(part))
-    return arrays
+    return [_array(part) for part in parts]
+
+
+def _array(part: Any) -> np.ndarray:
+    if hasattr(part, "detach"):  # torch
+        return np.asarray(part.detach())
+    return np.asarray(part.numpy() if hasattr(part, "numpy") else part)  # ONNX Runtime

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from fastsoftmax import _core
 
 Call = Callable[[], Any]
 
@@ -36,6 +41,11 @@ class Work:
     labels: np.ndarray
 
 
+def without_axis(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """The shape of one number a row."""
+    return tuple(length for at, length in enumerate(shape) if at != axis % len(shape))
+
+
 def make_logits(shape: tuple[int, ...], dtype: Any, deviation: float = 4.0) -> np.ndarray:
     """Normal logits: at deviation 4 they are as peaked as a trained classifier's."""
     values = np.random.default_rng(1).standard_normal(shape, np.float32)
@@ -44,8 +54,7 @@ def make_logits(shape: tuple[int, ...], dtype: Any, deviation: float = 4.0) -> n
 
 def make_work(function: str, shape: tuple[int, ...], axis: int, dtype: Any) -> Work:
     """The work of one cell of a table, the same in every run."""
-    rows = np.delete(shape, axis)
-    labels = np.random.default_rng(2).integers(shape[axis], size=rows)
+    labels = np.random.default_rng(2).integers(shape[axis], size=without_axis(shape, axis))
     return Work(function, make_logits(shape, dtype), axis, labels)
 
 
@@ -128,3 +137,20 @@ def _wait_for_quiet(longest: float = 0.1) -> None:
         time.sleep(0.002)
         if time.process_time() - work < 0.2 * (time.perf_counter() - wall):
             return
+
+
+def describe_machine() -> dict[str, str]:
+    """What the figures of a run depend on beside the libraries."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    return {
+        "cpu": name,
+        "processors": str(_core.processor_count()),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }

@@ -1,0 +1,183 @@
+/* A group of rows on its way through the three phases, and its operands in memory.
+ *
+ * Each lane of the group's vectors is a row. What is done element by element goes strip by
+ * strip: a vertical group has one, whose vectors hold one element of every row; a
+ * horizontal group has one for each row, and then the row's value in every lane. */
+#ifndef FASTSOFTMAX_GROUP_H
+#define FASTSOFTMAX_GROUP_H
+
+#include "kernels.h"
+#include "passes.h"
+#include "strips.h"
+
+struct group {
+    ptrdiff_t first_row, count; /* rows, at most LANES */
+    struct row_pointers rows[FSM_OPERANDS];
+    vec temperature, row_max;
+    struct exp_shift shift;
+    struct exponential largest; /* of row_max, where the max is kept out of the sum */
+    struct row_sums sums;
+    struct pair log_sum;
+    struct pair factor; /* of each exponential in the output */
+    /* The losses' own: see losses.h. */
+    ptrdiff_t label[64 / (REAL_BITS / 8)];
+    vec weight, target, upstream, label_logit;
+};
+
+INLINE int has(const struct plan *plan, enum fsm_operand_name name)
+{
+    return plan->job->operands[name].data != NULL;
+}
+
+INLINE int is_scaled(const struct plan *plan) { return has(plan, FSM_TEMPERATURE); }
+
+INLINE int is_weighted(const struct plan *plan)
+{
+    return plan->job->operation == FSM_LOGSUMEXP && has(plan, FSM_SECOND);
+}
+
+/* The sum's logarithm is wanted, so the max is kept out of it. */
+INLINE int keeps_max_out(const struct plan *plan)
+{
+    return plan->job->operation != FSM_SOFTMAX && plan->job->operation != FSM_GRAD_HESS;
+}
+
+INLINE ptrdiff_t blocks(const struct plan *plan) { return (plan->job->n + BLOCK - 1) / BLOCK; }
+INLINE ptrdiff_t block_length(const struct plan *plan, ptrdiff_t block)
+{
+    ptrdiff_t left = plan->job->n - block * BLOCK;
+    return left < BLOCK ? left : BLOCK;
+}
+
+/* ---- Strips ----------------------------------------------------------------------------- */
+
+INLINE ptrdiff_t strips(const struct plan *plan, const struct group *group)
+{
+    return plan->vertical ? 1 : group->count;
+}
+
+/* Reals in a strip of the block. */
+INLINE ptrdiff_t strip_size(const struct plan *plan, ptrdiff_t block)
+{
+    return block_length(plan, block) * (plan->vertical ? LANES : 1);
+}
+
+/* A value of each row, as a strip's vectors need it. */
+INLINE vec in_strip(const struct plan *plan, const vec *values, ptrdiff_t strip)
+{
+    return plan->vertical ? *values : splat(((const real *)values)[strip]);
+}
+
+INLINE struct pair pair_in_strip(const struct plan *plan, const struct pair *values, ptrdiff_t strip)
+{
+    return (struct pair){in_strip(plan, &values->high, strip), in_strip(plan, &values->low, strip)};
+}
+
+INLINE struct exp_shift shift_in_strip(const struct plan *plan, const struct exp_shift *shift, ptrdiff_t strip)
+{
+    struct exp_shift result;
+    result.subtract = in_strip(plan, &shift->subtract, strip);
+    result.magic = in_strip(plan, &shift->magic, strip);
+    result.lowest = in_strip(plan, &shift->lowest, strip);
+    if (is_scaled(plan)) {
+        result.temperature = in_strip(plan, &shift->temperature, strip);
+        result.inverse_high = in_strip(plan, &shift->inverse_high, strip);
+        result.inverse_low = in_strip(plan, &shift->inverse_low, strip);
+        result.lowest_x = in_strip(plan, &shift->lowest_x, strip);
+    }
+    return result;
+}
+
+/* Where element i of the row in this lane lies in the row's strip. */
+INLINE ptrdiff_t index_in_strip(const struct plan *plan, ptrdiff_t lane, ptrdiff_t i)
+{
+    return plan->vertical ? i * LANES + lane : i;
+}
+
+/* Scratch memory holds a few strips: which is for what. */
+enum strip_use { STRIP_X, STRIP_SECOND, STRIP_HESSIAN, WHOLE_ROWS };
+INLINE real *strip_memory(const struct plan *plan, void *scratch, enum strip_use use)
+{
+    return (real *)(void *)((char *)scratch + use * plan->strip_bytes);
+}
+
+/* Of a row of one block the vertical strip of the first phase serves the others, too. */
+INLINE int stays_in_scratch(const struct plan *plan) { return plan->vertical && blocks(plan) == 1; }
+
+static const real *read_operand(const struct plan *plan, const struct group *group, enum fsm_operand_name name,
+                                ptrdiff_t block, ptrdiff_t strip, real *scratch)
+{
+    return read_strip(&group->rows[name], plan->vertical, strip, block * BLOCK, block_length(plan, block), scratch);
+}
+
+/* x; with factors b, -inf where b is 0, so that those elements are absent. */
+static const real *read_x(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t strip,
+                          void *scratch)
+{
+    real *copy = strip_memory(plan, scratch, STRIP_X);
+    const real *x = read_operand(plan, group, FSM_X, block, strip, copy);
+    if (!is_weighted(plan)) return x;
+    const real *b = read_operand(plan, group, FSM_SECOND, block, strip, strip_memory(plan, scratch, STRIP_SECOND));
+    EACH_VECTOR(strip_size(plan, block), drop_zeros_step, x, b, copy);
+    return copy;
+}
+
+static const real *read_second(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t strip,
+                               void *scratch)
+{
+    return read_operand(plan, group, FSM_SECOND, block, strip, strip_memory(plan, scratch, STRIP_SECOND));
+}
+
+/* ---- Rows ------------------------------------------------------------------------------- */
+
+static void point_to_rows(const struct plan *plan, struct group *group, enum fsm_operand_name name)
+{
+    const struct fsm_job *job = plan->job;
+    const struct fsm_operand *operand = &job->operands[name];
+    struct row_pointers *rows = &group->rows[name];
+    rows->axis_stride = operand->axis_stride;
+    for (ptrdiff_t lane = 0; lane < group->count; lane++)
+        rows->lane[lane] = operand->data + row_offset(job, operand, group->first_row + lane);
+    if (!plan->vertical) return;
+    int neighbours = group->count == LANES;
+    for (ptrdiff_t lane = group->count; lane < LANES; lane++) rows->lane[lane] = rows->lane[group->count - 1];
+    for (ptrdiff_t lane = 1; lane < LANES; lane++)
+        neighbours &= rows->lane[lane] == rows->lane[0] + lane * (ptrdiff_t)sizeof(real);
+    rows->neighbours = neighbours;
+}
+
+/* A double of each row, 1 where the operand is absent. */
+INLINE double row_double(const struct group *group, const struct plan *plan, enum fsm_operand_name name,
+                         ptrdiff_t lane)
+{
+    if (!has(plan, name)) return 1;
+    return *(const double *)(const void *)group->rows[name].lane[lane];
+}
+
+/* The range in which a temperature and its inverse are both normal. */
+static real temperature_of(double given)
+{
+    const double largest = REAL_BITS == 32 ? 0x1p100 : 0x1p1000;
+    if (given > largest) return (real)largest;
+    if (given < 1 / largest) return (real)(1 / largest);
+    return (real)given;
+}
+
+static void begin_rows(const struct plan *plan, struct group *group, ptrdiff_t first, ptrdiff_t last)
+{
+    group->first_row = first;
+    group->count = last - first;
+    for (int i = 0; i < plan->present_count; i++) point_to_rows(plan, group, plan->present[i]);
+    if (!is_scaled(plan)) return;
+    group->temperature = splat(1);
+    for (ptrdiff_t lane = 0; lane < group->count; lane++)
+        group->temperature[lane] = temperature_of(row_double(group, plan, FSM_TEMPERATURE, lane));
+}
+
+static void write_row_values(const struct group *group, enum fsm_operand_name name, vec values)
+{
+    for (ptrdiff_t lane = 0; lane < group->count; lane++)
+        *(real *)(void *)group->rows[name].lane[lane] = values[lane];
+}
+
+#endif

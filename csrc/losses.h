@@ -1,0 +1,188 @@
+/* Cross-entropy, its gradient, and the gradient and Hessian of boosting.
+ *
+ * Each row has targets t over its classes, mass = sum(t):
+ *   loss      weight * (mass*L + sum(t * (max - x)) + z * w * (max + L)**2)
+ *   gradient  upstream * ((mass + 2 * z * w * (max + L)) * p - t)
+ * with p the row's softmax, L = ln(sum(e**(x - max))), w the label's class weight (or 1).
+ * Both terms of the loss have one sign: nothing cancels. Targets are one for each label
+ * (its own: target, at label) and, with label smoothing or given probabilities, dense. */
+#ifndef FASTSOFTMAX_LOSSES_H
+#define FASTSOFTMAX_LOSSES_H
+
+#include "group.h"
+#include "logsumexp.h"
+
+/* Every class has a target of its own, not the label alone. */
+INLINE int has_dense_targets(const struct plan *plan)
+{
+    const struct fsm_job *job = plan->job;
+    return job->operation == FSM_CROSS_ENTROPY && (has(plan, FSM_SECOND) || job->label_smoothing != 0);
+}
+
+/* What the rows' labels, weights and upstream gradients come to: a weight of 0 where the
+ * row is ignored, and then nothing of the row is used; the target at the label. */
+static void read_targets(const struct plan *plan, struct group *group)
+{
+    const struct fsm_job *job = plan->job;
+    const real *class_weight = job->class_weight;
+    double smoothing = job->label_smoothing;
+    group->weight = group->target = group->upstream = group->label_logit = splat(0);
+    for (ptrdiff_t lane = 0; lane < LANES; lane++) group->label[lane] = -1;
+    for (ptrdiff_t lane = 0; lane < group->count; lane++) {
+        double weight = row_double(group, plan, FSM_SAMPLE_WEIGHT, lane);
+        if (has(plan, FSM_LABELS)) {
+            int64_t label = read_label(group->rows[FSM_LABELS].lane[lane], job->label_type);
+            /* Labels were checked before; one that has been changed since is ignored. */
+            if (label < 0 || label >= job->n || (job->has_ignore_index && label == job->ignore_index)) continue;
+            double label_weight = class_weight ? (double)class_weight[label] : 1;
+            if (label_weight == 0 && smoothing == 0) weight = 0;
+            if (job->operation == FSM_GRAD_HESS) weight *= label_weight;
+            group->label[lane] = (ptrdiff_t)label;
+            group->target[lane] = (real)((1 - smoothing) * label_weight);
+            group->label_logit[lane] = *element(&group->rows[FSM_X], lane, (ptrdiff_t)label);
+        }
+        group->weight[lane] = (real)weight;
+        group->upstream[lane] = (real)(row_double(group, plan, FSM_GRAD_LOSS, lane) * job->grad_scale * weight);
+    }
+}
+
+/* Dense targets t = (q*(1 - smoothing) + smoothing/n) * class_weight, q the probabilities
+ * given; where labels are given, without the label's own. */
+static const real *read_dense_targets(const struct plan *plan, const struct group *group, ptrdiff_t block,
+                                      ptrdiff_t strip, void *scratch)
+{
+    const struct fsm_job *job = plan->job;
+    ptrdiff_t first = block * BLOCK, size = strip_size(plan, block);
+    real *targets = strip_memory(plan, scratch, STRIP_SECOND);
+    vec keep = splat((real)(1 - job->label_smoothing));
+    vec spread = splat((real)(job->label_smoothing / (double)job->n));
+    const real *given = has(plan, FSM_SECOND) ? read_second(plan, group, block, strip, scratch) : NULL;
+    const real *class_weight = job->class_weight;
+    for (ptrdiff_t i = 0; i < size; i += LANES) {
+        ptrdiff_t lanes = size - i < LANES ? size - i : LANES;
+        vec t = given ? fma_(load_lanes(given + i, lanes), keep, spread) : spread;
+        if (class_weight && plan->vertical) t *= splat(class_weight[first + i / LANES]);
+        else if (class_weight) t *= load_lanes(class_weight + first + i, lanes);
+        store_lanes(targets + i, lanes, t);
+    }
+    return targets;
+}
+
+static void end_cross_entropy(const struct plan *plan, struct group *group, real *losses)
+{
+    const struct fsm_job *job = plan->job;
+    struct pair log_sum = log_sum_of(group);
+    vec distance = group->row_max - group->label_logit;
+    struct pair cost = two_product(distance, group->target);
+    struct pair mass = {group->target, splat(0)};
+    /* A target of 0 costs nothing, even at an infinite distance. */
+    lane_mask no_target = equal(group->target, splat(0));
+    cost.high = select(no_target, splat(0), cost.high);
+    cost.low = select(equal(cost.low, cost.low) & ~no_target, cost.low, splat(0));
+    if (has_dense_targets(plan)) {
+        cost = add_pairs(cost, group->sums.cost);
+        mass = add_pairs(mass, group->sums.mass);
+    }
+    vec z_slope = splat(0), z_cost = splat(0);
+    if (job->z_loss != 0) {
+        vec logsumexp = logsumexp_of(group, log_sum), z_weight = splat((real)job->z_loss);
+        if (has(plan, FSM_LABELS) && job->class_weight)
+            for (ptrdiff_t lane = 0; lane < group->count; lane++)
+                if (group->label[lane] >= 0) z_weight[lane] *= ((const real *)job->class_weight)[group->label[lane]];
+        z_cost = z_weight * logsumexp * logsumexp;
+        z_slope = splat(2) * z_weight * logsumexp;
+    }
+    struct pair product = multiply_pairs(mass, log_sum);
+    struct pair loss = add_pairs(product, cost);
+    vec total = loss.high + loss.low;
+    /* An infinite cost has no low part. */
+    total = select(equal(cost.high - cost.high, splat(0)), total, cost.high + log_sum.high);
+    total = select(equal(group->weight, splat(0)), splat(0), (total + z_cost) * group->weight);
+    if (losses) {
+        for (ptrdiff_t lane = 0; lane < group->count; lane++) losses[lane] = total[lane];
+    } else if (has(plan, FSM_ROW_OUT)) {
+        write_row_values(group, FSM_ROW_OUT, total);
+    }
+    if (!has(plan, FSM_OUT)) return;
+    struct pair ties = multiply_pairs(as_pair(group->largest), (struct pair){group->sums.ties, splat(0)});
+    struct pair sum = add_pairs(group->sums.total, ties);
+    struct pair slope = two_sum(mass.high, z_slope);
+    slope.low += mass.low;
+    slope = multiply_pairs(slope, (struct pair){group->upstream, splat(0)});
+    group->factor = multiply_pairs(slope, reciprocal(fast_two_sum(sum.high, sum.low)));
+}
+
+/* ---- The output ------------------------------------------------------------------------- */
+
+/* The lanes whose rows lie in this strip. */
+#define EACH_LANE_OF_STRIP(plan, group, strip, lane)                                               \
+    for (ptrdiff_t lane = (strip); lane < ((plan)->vertical ? (group)->count : (strip) + 1); lane++)
+
+INLINE int label_in_block(const struct group *group, ptrdiff_t lane, ptrdiff_t first, ptrdiff_t length)
+{
+    return group->label[lane] >= first && group->label[lane] < first + length;
+}
+
+/* Rows that do not count have a gradient of 0, whatever their logits are. */
+static void clear_ignored(const struct plan *plan, const struct group *group, ptrdiff_t strip, real *out,
+                          ptrdiff_t size)
+{
+    lane_mask ignored = equal(in_strip(plan, &group->weight, strip), splat(0));
+    int any = 0;
+    EACH_LANE(lane) any |= is_set(ignored, lane);
+    if (any) EACH_VECTOR(size, clear_step, out, ignored);
+}
+
+static void write_gradient(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t strip,
+                           const real *e, real *out, void *scratch)
+{
+    ptrdiff_t first = block * BLOCK, length = block_length(plan, block), size = strip_size(plan, block);
+    struct pair factor = pair_in_strip(plan, &group->factor, strip);
+    vec upstream = in_strip(plan, &group->upstream, strip);
+    const real *targets = has_dense_targets(plan) ? read_dense_targets(plan, group, block, strip, scratch) : NULL;
+    if (targets) EACH_VECTOR(size, gradient_step, e, targets, out, factor, upstream);
+    else if (plan->streamed) stream_scaled(e, out, size, factor);
+    else write_scaled(e, out, size, factor);
+    EACH_LANE_OF_STRIP(plan, group, strip, lane)
+    {
+        if (label_in_block(group, lane, first, length))
+            out[index_in_strip(plan, lane, group->label[lane] - first)] -= group->upstream[lane] * group->target[lane];
+    }
+    clear_ignored(plan, group, strip, out, size);
+}
+
+static void write_grad_hess(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t strip,
+                            const real *e, void *scratch)
+{
+    const struct fsm_job *job = plan->job;
+    ptrdiff_t first = block * BLOCK, length = block_length(plan, block), size = strip_size(plan, block);
+    const real *given = has(plan, FSM_SECOND) ? read_second(plan, group, block, strip, scratch) : NULL;
+    const struct row_pointers *gradient_rows = &group->rows[FSM_OUT], *hessian_rows = &group->rows[FSM_HESSIAN];
+    real *gradient = strip_to_write(gradient_rows, plan->vertical, strip, first, strip_memory(plan, scratch, STRIP_X));
+    real *hessian =
+        strip_to_write(hessian_rows, plan->vertical, strip, first, strip_memory(plan, scratch, STRIP_HESSIAN));
+
+    /* The label's own element, before the loop writes over its exponential. */
+    vec at_label = splat(0);
+    EACH_LANE_OF_STRIP(plan, group, strip, lane)
+    {
+        if (label_in_block(group, lane, first, length))
+            at_label[lane] = e[index_in_strip(plan, lane, group->label[lane] - first)];
+    }
+    at_label = fma_(at_label, group->factor.high, at_label * group->factor.low);
+    at_label = (at_label - splat(1)) * group->weight;
+
+    struct pair factor = pair_in_strip(plan, &group->factor, strip);
+    vec weight = in_strip(plan, &group->weight, strip);
+    EACH_VECTOR(size, grad_hess_step, e, given, gradient, hessian, factor, weight, splat((real)job->factor),
+                splat((real)job->min_hess));
+    EACH_LANE_OF_STRIP(plan, group, strip, lane)
+    {
+        if (group->weight[lane] != 0 && label_in_block(group, lane, first, length))
+            gradient[index_in_strip(plan, lane, group->label[lane] - first)] = at_label[lane];
+    }
+    write_strip(gradient_rows, plan->vertical, strip, group->count, first, length, gradient);
+    write_strip(hessian_rows, plan->vertical, strip, group->count, first, length, hessian);
+}
+
+#endif
