@@ -101,7 +101,8 @@ INLINE real *strip_memory(const struct plan *plan, void *scratch, enum strip_use
     return (real *)(void *)((char *)scratch + use * plan->strip_bytes);
 }
 
-/* Of a row of one block the vertical strip of the first phase serves the others, too. */
+/* Vertical strips of rows of one block are read before the first phase, stay in scratch
+ * memory through all of them and go home after the last (panel.h). */
 INLINE int stays_in_scratch(const struct plan *plan) { return plan->vertical && blocks(plan) == 1; }
 
 static const real *read_operand(const struct plan *plan, const struct group *group, enum fsm_operand_name name,
@@ -136,13 +137,21 @@ static void point_to_rows(const struct plan *plan, struct group *group, enum fsm
     const struct fsm_operand *operand = &job->operands[name];
     struct row_pointers *rows = &group->rows[name];
     rows->axis_stride = operand->axis_stride;
-    for (ptrdiff_t lane = 0; lane < group->count; lane++)
-        rows->lane[lane] = operand->data + row_offset(job, operand, group->first_row + lane);
-    if (!plan->vertical) return;
+    if (job->dimensions == 1) {
+        char *lane_data = operand->data + group->first_row * operand->strides[0];
+        for (ptrdiff_t lane = 0; lane < LANES; lane++) {
+            rows->lane[lane] = lane_data;
+            if (lane + 1 < group->count) lane_data += operand->strides[0];
+        }
+        rows->neighbours = operand->strides[0] == (ptrdiff_t)sizeof(real) && group->count == LANES;
+        return;
+    }
     int neighbours = group->count == LANES;
-    for (ptrdiff_t lane = group->count; lane < LANES; lane++) rows->lane[lane] = rows->lane[group->count - 1];
-    for (ptrdiff_t lane = 1; lane < LANES; lane++)
+    for (ptrdiff_t lane = 0; lane < LANES; lane++) {
+        ptrdiff_t row = group->first_row + (lane < group->count ? lane : group->count - 1);
+        rows->lane[lane] = operand->data + row_offset(job, operand, row);
         neighbours &= rows->lane[lane] == rows->lane[0] + lane * (ptrdiff_t)sizeof(real);
+    }
     rows->neighbours = neighbours;
 }
 

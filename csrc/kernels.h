@@ -17,6 +17,9 @@
  * (64 bytes a step) takes 256 KiB: it stays in a core's L2 cache. */
 #define BLOCK ((ptrdiff_t)4096)
 
+/* Vertical groups that are read and written together, at most. */
+#define MAX_PANEL 8
+
 /* What the driver found out about a job, the same for all of its threads. */
 struct plan {
     struct fsm_job *job;
@@ -26,7 +29,9 @@ struct plan {
     int streamed;          /* outputs go past the caches */
     ptrdiff_t group_rows;  /* at most */
     ptrdiff_t strip_bytes; /* of one strip of scratch memory */
-    ptrdiff_t scratch_bytes;
+    ptrdiff_t panel_groups;        /* vertical groups read and written together */
+    ptrdiff_t group_scratch_bytes; /* of each of them */
+    ptrdiff_t scratch_bytes;       /* of a thread */
 };
 
 struct group; /* one group's state: opaque memory of group_bytes, aligned to 64 */

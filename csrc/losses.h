@@ -181,7 +181,8 @@ static void write_grad_hess(const struct plan *plan, const struct group *group, 
         if (group->weight[lane] != 0 && label_in_block(group, lane, first, length))
             gradient[index_in_strip(plan, lane, group->label[lane] - first)] = at_label[lane];
     }
-    write_strip(gradient_rows, plan->vertical, strip, group->count, first, length, gradient);
+    if (!stays_in_scratch(plan))
+        write_strip(gradient_rows, plan->vertical, strip, group->count, first, length, gradient);
     write_strip(hessian_rows, plan->vertical, strip, group->count, first, length, hessian);
 }
 

@@ -17,7 +17,7 @@
 #define CHAIN_VECTORS (CHAINS / LANES)
 /* Shorter rows are transposed, so that one vector holds one element of many rows: below
  * this length the work across lanes would cost more than the transposition (measured). */
-#define SHORT_ROW ((ptrdiff_t)(4096 / REAL_BITS))
+#define SHORT_ROW ((ptrdiff_t)(REAL_BITS == 32 ? 128 : 32))
 
 /* Beyond it e**x is 0 or infinite. */
 #define EXP_LIMIT ((real)0.4 * LARGE_MAX)
@@ -33,18 +33,6 @@ struct sum_strip {
     struct exp_shift shift;
     vec row_max, max_exponential; /* e**row_max, rounded and shifted as the row's others are */
 };
-
-/* All lanes, or the first `count`: a loop's body serves its whole vectors and its tail. */
-INLINE vec load_lanes(const real *from, ptrdiff_t count)
-{
-    return count == LANES ? load(from) : load_first(from, count, 0);
-}
-
-INLINE void store_lanes(real *to, ptrdiff_t count, vec value)
-{
-    if (count == LANES) store(to, value);
-    else store_first(to, count, value);
-}
 
 /* step(i, lanes, ...) for every vector of a strip, with `lanes` a constant, and for its tail. */
 #define EACH_VECTOR(size, step, ...)                                                               \

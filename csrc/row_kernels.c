@@ -16,6 +16,7 @@
 #include "group.h"
 #include "logsumexp.h"
 #include "losses.h"
+#include "panel.h"
 
 _Static_assert(sizeof(vec) == VECTOR_BYTES, "VECTOR_BYTES fits the instruction set");
 
@@ -26,6 +27,13 @@ static void begin(const struct plan *plan, struct group *group, ptrdiff_t first,
         read_targets(plan, group);
 }
 
+static const real *x_of_strip(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t strip,
+                              void *scratch)
+{
+    if (stays_in_scratch(plan)) return strip_memory(plan, scratch, STRIP_X);
+    return read_x(plan, group, block, strip, scratch);
+}
+
 /* ---- Phase 1: the max ------------------------------------------------------------------- */
 
 static void max_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *max_out,
@@ -34,7 +42,7 @@ static void max_phase(const struct plan *plan, const struct group *group, ptrdif
     vec of_strip[LANES];
     ptrdiff_t count = strips(plan, group), size = strip_size(plan, block);
     for (ptrdiff_t strip = 0; strip < count; strip++)
-        of_strip[strip] = max_of_strip(read_x(plan, group, block, strip, scratch), size);
+        of_strip[strip] = max_of_strip(x_of_strip(plan, group, block, strip, scratch), size);
     *(vec *)max_out = plan->vertical ? of_strip[0] : max_across_lanes(of_strip, count);
 }
 
@@ -107,11 +115,10 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
     struct row_sums of_strip[LANES];
     enum fsm_operation operation = plan->job->operation;
     sums_function *sums_of = sums_function_of(plan);
-    struct sum_strip strip = {
-        .vertical = plan->vertical,
-        .is_short = plan->job->n < SHORT_ROW,
-        .length = block_length(plan, block),
-    };
+    struct sum_strip strip;
+    strip.vertical = plan->vertical;
+    strip.is_short = plan->job->n < SHORT_ROW;
+    strip.length = block_length(plan, block);
     ptrdiff_t first = block * BLOCK, count = strips(plan, group);
     for (ptrdiff_t s = 0; s < count; s++) {
         strip.shift = shift_in_strip(plan, &group->shift, s);
@@ -120,8 +127,7 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
             strip.row_max = in_strip(plan, &group->row_max, s);
             strip.max_exponential = in_strip(plan, &exponential, s);
         }
-        strip.x = stays_in_scratch(plan) ? strip_memory(plan, scratch, STRIP_X)
-                                         : read_x(plan, group, block, s, scratch);
+        strip.x = x_of_strip(plan, group, block, s, scratch);
         if (has_dense_targets(plan)) strip.second = read_dense_targets(plan, group, block, s, scratch);
         else if (operation != FSM_GRAD_HESS && has(plan, FSM_SECOND))
             strip.second = read_second(plan, group, block, s, scratch);
@@ -245,7 +251,7 @@ static void write_phase(const struct plan *plan, const struct group *group, ptrd
         case FSM_SELECT:
         case FSM_LOGSUMEXP: break;
         }
-        write_strip(out_rows, plan->vertical, strip, group->count, first, length, out);
+        if (!stays_in_scratch(plan)) write_strip(out_rows, plan->vertical, strip, group->count, first, length, out);
     }
 }
 
@@ -256,28 +262,42 @@ static int writes_elements(const struct plan *plan)
     return has(plan, FSM_OUT) && plan->job->operation != FSM_SELECT;
 }
 
+static void run_group(const struct plan *plan, struct group *group, void *losses, void *scratch)
+{
+    ptrdiff_t count = blocks(plan);
+    vec maxima[2];
+    struct row_sums sums[2];
+    for (ptrdiff_t block = 0; block < count; block++) {
+        max_phase(plan, group, block, &maxima[block != 0], scratch);
+        if (block) maxima[0] = max(maxima[1], maxima[0]);
+    }
+    end_max(plan, group, maxima, 1);
+    for (ptrdiff_t block = 0; block < count; block++) {
+        sum_phase(plan, group, block, &sums[block != 0], scratch);
+        if (block) sums[0] = add_sums(sums[0], sums[1]);
+    }
+    end_sum(plan, group, sums, 1, losses);
+    if (plan->job->operation == FSM_SELECT) write_selected(plan, group);
+    if (writes_elements(plan))
+        for (ptrdiff_t block = 0; block < count; block++) write_phase(plan, group, block, scratch);
+}
+
 static void rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *losses, void *scratch)
 {
-    struct group group;
-    ptrdiff_t count = blocks(plan);
-    for (ptrdiff_t row = first; row < last; row += plan->group_rows) {
-        ptrdiff_t end = row + plan->group_rows < last ? row + plan->group_rows : last;
-        begin(plan, &group, row, end);
-        vec maxima[2];
-        struct row_sums sums[2];
-        for (ptrdiff_t block = 0; block < count; block++) {
-            max_phase(plan, &group, block, &maxima[block != 0], scratch);
-            if (block) maxima[0] = max(maxima[1], maxima[0]);
+    struct group groups[MAX_PANEL];
+    ptrdiff_t row = first;
+    while (row < last) {
+        ptrdiff_t count = 0;
+        while (count < plan->panel_groups && row < last) {
+            ptrdiff_t end = row + plan->group_rows < last ? row + plan->group_rows : last;
+            begin(plan, &groups[count++], row, end);
+            row = end;
         }
-        end_max(plan, &group, maxima, 1);
-        for (ptrdiff_t block = 0; block < count; block++) {
-            sum_phase(plan, &group, block, &sums[block != 0], scratch);
-            if (block) sums[0] = add_sums(sums[0], sums[1]);
-        }
-        end_sum(plan, &group, sums, 1, losses ? (real *)losses + (row - first) : NULL);
-        if (plan->job->operation == FSM_SELECT) write_selected(plan, &group);
-        if (writes_elements(plan))
-            for (ptrdiff_t block = 0; block < count; block++) write_phase(plan, &group, block, scratch);
+        if (stays_in_scratch(plan)) read_panel(plan, groups, count, scratch);
+        for (ptrdiff_t g = 0; g < count; g++)
+            run_group(plan, &groups[g], losses ? (real *)losses + (groups[g].first_row - first) : NULL,
+                      group_scratch(plan, scratch, g));
+        if (stays_in_scratch(plan) && writes_elements(plan)) write_panel(plan, groups, count, scratch);
     }
     if (plan->streamed) stream_fence();
 }

@@ -16,6 +16,8 @@
 #define STREAM_BYTES ((ptrdiff_t)24 << 20)
 /* Bytes of the longest row whose exponentials wait in a thread's own memory meanwhile. */
 #define STREAM_ROW_BYTES ((ptrdiff_t)512 << 10)
+/* Bytes of the strips of a panel: they stay in a core's second-level cache. */
+#define PANEL_BYTES ((ptrdiff_t)512 << 10)
 /* Bytes of the rows of a horizontal group: with what is written they fill a first-level cache. */
 #define GROUP_BYTES ((ptrdiff_t)16384)
 /* Scratch memory of a small job, on the stack. */
@@ -42,7 +44,14 @@ static struct plan make_plan(struct fsm_job *job, const struct kernels *kernels)
         if (has(job, name)) plan.present[plan.present_count++] = name;
     ptrdiff_t length = job->n < BLOCK ? job->n : BLOCK, row_bytes = job->n * itemsize;
     plan.strip_bytes = round_up(length * (plan.vertical ? kernels->lanes : 1) * itemsize, ALIGNMENT) + ALIGNMENT;
-    plan.scratch_bytes = STRIPS * plan.strip_bytes;
+    plan.group_scratch_bytes = STRIPS * plan.strip_bytes;
+    plan.panel_groups = 1;
+    if (columns && job->n <= BLOCK) {
+        plan.panel_groups = PANEL_BYTES / plan.strip_bytes;
+        if (plan.panel_groups > MAX_PANEL) plan.panel_groups = MAX_PANEL;
+        if (plan.panel_groups < 1) plan.panel_groups = 1;
+    }
+    plan.scratch_bytes = plan.panel_groups * plan.group_scratch_bytes;
     /* The rows of a horizontal group share the work across lanes, but should stay in the
      * first-level cache between the phases. */
     plan.group_rows = plan.vertical ? kernels->lanes : GROUP_BYTES / row_bytes;
@@ -188,7 +197,7 @@ enum fsm_status fsm_run(struct fsm_job *job)
         run.plan.scratch_bytes += run.losses_bytes;
     } else {
         /* No order to keep: pieces small enough that every thread gets some. */
-        run.piece_rows = run.plan.group_rows;
+        run.piece_rows = run.plan.group_rows * run.plan.panel_groups;
     }
     ptrdiff_t pieces = (job->rows + run.piece_rows - 1) / run.piece_rows;
 

@@ -96,7 +96,15 @@ INLINE lane_mask equal(vec a, vec b) { return a == b; }
 INLINE lane_mask less(vec a, vec b) { return a < b; }
 INLINE vec select(lane_mask condition, vec yes, vec no)
 {
+#if VECTOR_BYTES == 32
+    return (vec)INTRINSIC(blendv)((native)no, (native)yes, (native)condition);
+#elif defined(INTRINSIC)
+    /* Written with operators this ends in an internal error of GCC 12, for doubles. */
+    native mask = (native)condition;
+    return (vec)INTRINSIC(or)(INTRINSIC(and)(mask, (native)yes), INTRINSIC(andnot)(mask, (native)no));
+#else
     return (vec)((condition & (ivec)yes) | (~condition & (ivec)no));
+#endif
 }
 INLINE int is_set(lane_mask mask, ptrdiff_t lane) { return mask[lane] != 0; }
 #endif
@@ -158,6 +166,18 @@ INLINE void store_first(real *to, ptrdiff_t count, vec value)
 #else
     EACH_LANE(i) if (i < count) to[i] = value[i];
 #endif
+}
+
+/* All lanes, or the first `count`: a loop's body serves its whole vectors and its tail. */
+INLINE vec load_lanes(const real *from, ptrdiff_t count)
+{
+    return count == LANES ? load(from) : load_first(from, count, 0);
+}
+
+INLINE void store_lanes(real *to, ptrdiff_t count, vec value)
+{
+    if (count == LANES) store(to, value);
+    else store_first(to, count, value);
 }
 
 /* To memory, past the caches; `to` is aligned to VECTOR_BYTES. */
@@ -238,21 +258,52 @@ INLINE vec exchange(vec value, int distance)
     }
 }
 
+/* Every second lane of a and then of b, from the first and from the second on. */
+#define STRIDED(offset, i) ((offset) + 2 * (i))
+INLINE vec even_lanes(vec a, vec b) { return SHUFFLE(a, b, STRIDED, 0); }
+INLINE vec odd_lanes(vec a, vec b) { return SHUFFLE(a, b, STRIDED, 1); }
+
 /* a0 b0 a1 b1 ... from the first and from the second halves of a and b. */
 #define INTERLEAVED(offset, i) ((offset) + (i) / 2 + ((i) % 2 ? (int)LANES : 0))
 INLINE vec interleave_low(vec a, vec b) { return SHUFFLE(a, b, INTERLEAVED, 0); }
 INLINE vec interleave_high(vec a, vec b) { return SHUFFLE(a, b, INTERLEAVED, (int)LANES / 2); }
 
-/* rows[i] lane j becomes rows[j] lane i: log2(LANES) perfect shuffles. */
-INLINE void transpose(vec rows[LANES])
+/* square[i] lane j becomes square[j] lane i: log2(LANES) perfect shuffles. Where only the
+ * first vectors of the result are used the compiler leaves out what the others need. */
+INLINE void transpose(vec square[LANES])
 {
     for (int stage = 1; stage < LANES; stage *= 2) {
         vec shuffled[LANES];
         for (int i = 0; i < LANES / 2; i++) {
-            shuffled[2 * i] = interleave_low(rows[i], rows[i + LANES / 2]);
-            shuffled[2 * i + 1] = interleave_high(rows[i], rows[i + LANES / 2]);
+            shuffled[2 * i] = interleave_low(square[i], square[i + LANES / 2]);
+            shuffled[2 * i + 1] = interleave_high(square[i], square[i + LANES / 2]);
         }
-        for (int i = 0; i < LANES; i++) rows[i] = shuffled[i];
+        for (int i = 0; i < LANES; i++) square[i] = shuffled[i];
+    }
+}
+
+/* The same by the inverse shuffles, where only the first `count` vectors are given: the
+ * lanes from `count` on are left undefined, and what only they need is left out. */
+INLINE void transpose_first(vec square[LANES], int count)
+{
+    int given[LANES];
+    for (int i = 0; i < LANES; i++) given[i] = i < count;
+    for (int stage = 1; stage < LANES; stage *= 2) {
+        vec shuffled[LANES];
+        int reached[LANES];
+        for (int i = 0; i < LANES / 2; i++) {
+            int j = i + (int)LANES / 2;
+            reached[i] = reached[j] = given[2 * i] || given[2 * i + 1];
+            shuffled[i] = shuffled[j] = square[0];
+            if (!reached[i]) continue;
+            vec second = given[2 * i + 1] ? square[2 * i + 1] : square[2 * i];
+            shuffled[i] = even_lanes(square[2 * i], second);
+            shuffled[j] = odd_lanes(square[2 * i], second);
+        }
+        for (int i = 0; i < LANES; i++) {
+            square[i] = shuffled[i];
+            given[i] = reached[i];
+        }
     }
 }
 

@@ -326,7 +326,7 @@ def _product(target, logp):
 
 
 def _cross_entropy(
-    logits, labels, axis, with_gradient, grad_loss=None, out=None, *, weight=None, sample_weight=None,
+    logits, labels, axis, with_gradient, grad_loss=None, out=None, /, *, weight=None, sample_weight=None,
     ignore_index=None, label_smoothing=0.0, z_loss=0.0, reduction="mean",
 ):  # fmt: skip
     """The loss, and the gradient where it is wanted."""
