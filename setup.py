@@ -26,7 +26,7 @@ if IS_ARM:
     INSTRUCTION_SETS |= {"neon": (16, [])}
 
 # Contraction would let one machine fuse what another rounds twice.
-OPTIONS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+OPTIONS = ["-std=c11", "-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 OPTIONS += ["-Wall", "-Wextra", "-Wno-psabi", *os.environ.get("FASTSOFTMAX_CFLAGS", "").split()]
 CORE_SOURCES = ["csrc/run.c", "csrc/layout.c", "csrc/labels.c", "csrc/parallel.c", "csrc/dispatch.c"]
 HEADERS = [str(path) for path in Path("csrc").glob("*.h")]

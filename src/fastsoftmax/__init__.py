@@ -5,17 +5,19 @@ The default axis is the last one; `fastsoftmax.special` has SciPy's signatures a
 
 from importlib.metadata import version
 
-from fastsoftmax import _core, _functions
+from fastsoftmax import _core, _functions, _losses
 from fastsoftmax._config import choose_instruction_set as _choose_instruction_set
 from fastsoftmax._config import get_config, show_config
-from fastsoftmax._core import log_softmax, logsumexp, softmax
-from fastsoftmax._functions import log_softmax_vjp, selected_log_softmax, softmax_jacobian, softmax_vjp
-from fastsoftmax._losses import (
+from fastsoftmax._core import (
+    log_softmax,
+    logsumexp,
+    softmax,
     softmax_cross_entropy,
     softmax_cross_entropy_grad,
-    softmax_cross_entropy_grad_hess,
     softmax_cross_entropy_value_and_grad,
 )
+from fastsoftmax._functions import log_softmax_vjp, selected_log_softmax, softmax_jacobian, softmax_vjp
+from fastsoftmax._losses import softmax_cross_entropy_grad_hess
 from fastsoftmax._threads import get_num_threads, num_threads, set_num_threads
 from fastsoftmax._threads import initialise as _initialise_threads
 
@@ -45,3 +47,6 @@ _initialise_threads()
 _core.general_softmax = _functions.softmax
 _core.general_log_softmax = _functions.log_softmax
 _core.general_logsumexp = _functions.logsumexp
+_core.general_softmax_cross_entropy = _losses.softmax_cross_entropy
+_core.general_softmax_cross_entropy_grad = _losses.softmax_cross_entropy_grad
+_core.general_softmax_cross_entropy_value_and_grad = _losses.softmax_cross_entropy_value_and_grad

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
@@ -15,7 +15,7 @@ Array = NDArray[Any]
 Axis = int | Sequence[int] | None
 
 # Computed in the dtype on the right, returned in the one on the left.
-_COMPUTED_IN = {
+_COMPUTED_IN: dict[str, np.dtype[Any]] = {
     "float16": np.dtype(np.float32),
     "bfloat16": np.dtype(np.float32),
     "float32": np.dtype(np.float32),
@@ -160,6 +160,12 @@ def is_same_memory(a: Array, b: Array) -> bool:
     )
 
 
+@overload
+def apart_from(array: Array, outs: Sequence[Array], in_place: bool = False) -> Array: ...
+@overload
+def apart_from(array: None, outs: Sequence[Array], in_place: bool = False) -> None: ...
+@overload
+def apart_from(array: Array | None, outs: Sequence[Array], in_place: bool = False) -> Array | None: ...
 def apart_from(array: Array | None, outs: Sequence[Array], in_place: bool = False) -> Array | None:
     """`array`, or a copy where writing `outs` might change it before it has been read."""
     if array is None:

@@ -1,9 +1,10 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 from numpy.typing import ArrayLike, NDArray
 
 from fastsoftmax._arrays import Axis
+from fastsoftmax._losses import LossOptions
 
 SOFTMAX: int
 LOG_SOFTMAX: int
@@ -17,6 +18,9 @@ LOG_SOFTMAX_VJP: int
 general_softmax: Callable[..., Any]
 general_log_softmax: Callable[..., Any]
 general_logsumexp: Callable[..., Any]
+general_softmax_cross_entropy: Callable[..., Any]
+general_softmax_cross_entropy_grad: Callable[..., Any]
+general_softmax_cross_entropy_value_and_grad: Callable[..., Any]
 
 def softmax(
     x: ArrayLike,
@@ -47,6 +51,29 @@ def logsumexp(
     where: ArrayLike | None = None,
     out: NDArray[Any] | None = None,
 ) -> Any: ...
+def softmax_cross_entropy(
+    logits: ArrayLike, labels: ArrayLike, /, axis: int = -1, **loss_options: Unpack[LossOptions]
+) -> Any: ...
+def softmax_cross_entropy_grad(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    /,
+    axis: int = -1,
+    *,
+    grad_loss: ArrayLike | None = None,
+    out: NDArray[Any] | None = None,
+    **loss_options: Unpack[LossOptions],
+) -> Any: ...
+def softmax_cross_entropy_value_and_grad(
+    logits: ArrayLike,
+    labels: ArrayLike,
+    /,
+    axis: int = -1,
+    *,
+    grad_loss: ArrayLike | None = None,
+    out: NDArray[Any] | None = None,
+    **loss_options: Unpack[LossOptions],
+) -> tuple[Any, Any]: ...
 def run(
     operation: int,
     x: NDArray[Any],
@@ -71,7 +98,6 @@ def run(
     factor: float = 1.0,
     min_hess: float = 0.0,
 ) -> float: ...
-def label_dtypes() -> frozenset[str]: ...
 def compiled_instruction_sets() -> list[str]: ...
 def cpu_has(instruction_set: str) -> bool: ...
 def choose_instruction_set(instruction_set: str) -> bool: ...

@@ -1,17 +1,16 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
 """From arrays to kernels: fills a job, drops the interpreter lock, runs it.
 
-`softmax`, `log_softmax` and `logsumexp` are the public functions. A plain float32 or
-float64 ndarray with default options goes from here straight to its kernel; everything
-else takes the general way through `_functions`, which ends in `run` below.
+The public functions here take a plain float32 or float64 ndarray with default options
+straight to its kernel; everything else goes the general way through `_functions` and
+`_losses`, which ends in `run` below.
 """
 
-cimport cython
 cimport numpy as np
-from cpython.object cimport PyObject
 from numpy cimport (
-    NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, PyArray_CheckExact, PyArray_DATA, PyArray_DIMS,
-    PyArray_ISBEHAVED, PyArray_ISBEHAVED_RO, PyArray_IS_C_CONTIGUOUS, PyArray_NDIM,
+    NPY_BYTE, NPY_DOUBLE, NPY_FLOAT, NPY_INT, NPY_LONG, NPY_LONGLONG, NPY_SHORT, NPY_UBYTE, NPY_UINT,
+    NPY_ULONG, NPY_ULONGLONG, NPY_USHORT, PyArray_CheckExact, PyArray_DATA, PyArray_DIMS,
+    PyArray_ISBEHAVED, PyArray_ISBEHAVED_RO, PyArray_IS_C_CONTIGUOUS, PyArray_NBYTES, PyArray_NDIM,
     PyArray_SimpleNew, PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp,
 )
 
@@ -22,7 +21,8 @@ import numpy
 np.import_array()
 
 # Below this many elements a call is over before another thread could use the lock.
-DEF SMALL_JOB = 8192
+cdef enum:
+    SMALL_JOB = 8192
 
 SOFTMAX = FSM_SOFTMAX
 LOG_SOFTMAX = FSM_LOG_SOFTMAX
@@ -33,13 +33,10 @@ GRAD_HESS = FSM_GRAD_HESS
 SOFTMAX_VJP = FSM_SOFTMAX_VJP
 LOG_SOFTMAX_VJP = FSM_LOG_SOFTMAX_VJP
 
-_LABEL_TYPES = {
-    "int8": FSM_INT8, "int16": FSM_INT16, "int32": FSM_INT32, "int64": FSM_INT64,
-    "uint8": FSM_UINT8, "uint16": FSM_UINT16, "uint32": FSM_UINT32, "uint64": FSM_UINT64,
-}
-
 # The general way of each public function; set by fastsoftmax/__init__.py.
 general_softmax = general_log_softmax = general_logsumexp = None
+general_softmax_cross_entropy = general_softmax_cross_entropy_grad = None
+general_softmax_cross_entropy_value_and_grad = None
 
 
 cdef inline void clear(fsm_job *job, fsm_operation operation, int is_double) noexcept nogil:
@@ -116,6 +113,14 @@ cdef inline int plain_axis(axis, int ndim) noexcept:
     return <int>value if 0 <= value < ndim else -1
 
 
+cdef inline bint are_apart(ndarray a, ndarray b) noexcept:
+    """Two whole blocks of memory without a common byte; False for any other layout."""
+    cdef npy_intp a_at = <npy_intp>PyArray_DATA(a), b_at = <npy_intp>PyArray_DATA(b)
+    return PyArray_IS_C_CONTIGUOUS(a) and PyArray_IS_C_CONTIGUOUS(b) and (
+        b_at >= a_at + PyArray_NBYTES(a) or a_at >= b_at + PyArray_NBYTES(b)
+    )
+
+
 cdef inline bint fits_as_out(out, ndarray x) noexcept:
     """An out that the kernel can write at once: like x, and apart from it or x itself."""
     if not PyArray_CheckExact(out):
@@ -128,22 +133,21 @@ cdef inline bint fits_as_out(out, ndarray x) noexcept:
             return False
     if y is x:
         return True
-    # Two whole blocks of memory are apart or are compared by the general way.
-    if not PyArray_IS_C_CONTIGUOUS(x) or not PyArray_IS_C_CONTIGUOUS(y):
-        return False
-    cdef npy_intp x_at = <npy_intp>PyArray_DATA(x), y_at = <npy_intp>PyArray_DATA(y)
-    return y_at == x_at or y_at >= x_at + x.nbytes or x_at >= y_at + x.nbytes
+    return are_apart(x, y) or (
+        PyArray_DATA(x) == PyArray_DATA(y) and PyArray_IS_C_CONTIGUOUS(x) and PyArray_IS_C_CONTIGUOUS(y)
+    )
+
+
+cdef inline ndarray new_like(ndarray x):
+    if PyArray_IS_C_CONTIGUOUS(x):
+        return PyArray_SimpleNew(PyArray_NDIM(x), PyArray_DIMS(x), PyArray_TYPE(x))
+    return numpy.empty_like(x)
 
 
 cdef plain_elementwise(fsm_operation operation, ndarray x, int axis, out):
     cdef ndarray result
     cdef fsm_job job
-    if out is not None:
-        result = <ndarray>out
-    elif PyArray_IS_C_CONTIGUOUS(x):
-        result = PyArray_SimpleNew(PyArray_NDIM(x), PyArray_DIMS(x), PyArray_TYPE(x))
-    else:
-        result = numpy.empty_like(x)
+    result = <ndarray>out if out is not None else new_like(x)
     clear(&job, operation, PyArray_TYPE(x) == NPY_DOUBLE)
     set_shape(&job, x, axis)
     set_operand(&job, FSM_X, x, axis)
@@ -353,6 +357,211 @@ def logsumexp(x, /, axis=-1, *, b=None, keepdims=False, return_sign=False, where
     return result if kept else result[()]
 
 
+cdef fsm_label_type label_type_of(int kind) noexcept:
+    """The kernels' name of an integer dtype; FSM_UINT64 + 1 for any other dtype."""
+    cdef int size, signed
+    if kind == NPY_BYTE or kind == NPY_UBYTE:
+        size = 1
+    elif kind == NPY_SHORT or kind == NPY_USHORT:
+        size = 2
+    elif kind == NPY_INT or kind == NPY_UINT:
+        size = sizeof(int)
+    elif kind == NPY_LONG or kind == NPY_ULONG:
+        size = sizeof(long)
+    elif kind == NPY_LONGLONG or kind == NPY_ULONGLONG:
+        size = sizeof(long long)
+    else:
+        return <fsm_label_type>(FSM_UINT64 + 1)
+    signed = kind in (NPY_BYTE, NPY_SHORT, NPY_INT, NPY_LONG, NPY_LONGLONG)
+    if size == 1:
+        return FSM_INT8 if signed else FSM_UINT8
+    if size == 2:
+        return FSM_INT16 if signed else FSM_UINT16
+    if size == 4:
+        return FSM_INT32 if signed else FSM_UINT32
+    return FSM_INT64 if signed else FSM_UINT64
+
+
+cdef plain_cross_entropy(logits, labels, axis, out, bint wants_loss, bint wants_gradient):
+    """Mean loss and gradient of class indices without options; None where the general way must go."""
+    cdef fsm_job job
+    cdef fsm_label_check check
+    cdef ndarray x, y, gradient = None
+    cdef int at, kept = 0
+    cdef double count
+    if not (is_plain(logits) and PyArray_CheckExact(labels) and PyArray_ISBEHAVED_RO(<ndarray>labels)):
+        return None
+    x, y = <ndarray>logits, <ndarray>labels
+    at = plain_axis(axis, PyArray_NDIM(x))
+    job.label_type = label_type_of(PyArray_TYPE(y))
+    if at < 0 or job.label_type > FSM_UINT64 or PyArray_NDIM(y) != PyArray_NDIM(x) - 1 or PyArray_DIMS(x)[at] == 0:
+        return None
+    for d in range(PyArray_NDIM(x)):
+        if d != at:
+            if PyArray_DIMS(y)[kept] != PyArray_DIMS(x)[d]:
+                return None
+            kept += 1
+    if out is not None and not (fits_as_out(out, x) and are_apart(y, <ndarray>out)):
+        return None
+    clear(&job, FSM_CROSS_ENTROPY, PyArray_TYPE(x) == NPY_DOUBLE)
+    set_shape(&job, x, at)
+    set_operand(&job, FSM_X, x, at)
+    set_operand(&job, FSM_LABELS, y, -1)
+    if wants_gradient:
+        gradient = <ndarray>out if out is not None else new_like(x)
+        set_operand(&job, FSM_OUT, gradient, at)
+    fsm_simplify_batch(&job, 0)
+    with nogil:
+        check = fsm_check_labels(&job)
+    if check.bad_row >= 0 or check.counted == 0:
+        return None  # the general way says what is wrong
+    count = <double>check.counted
+    job.grad_scale = 1.0 / count
+    job.sum_losses = wants_loss
+    run_job(&job)
+    return x.dtype.type(job.loss_sum / count) if wants_loss else None, gradient
+
+
+def softmax_cross_entropy(logits, labels, /, axis=-1, **loss_options):
+    """Cross-entropy between labels and the softmax of logits.
+
+    Parameters
+    ----------
+    logits : array_like
+        Real logits of at least one dimension.
+    labels : array_like
+        Class indices, of any integer dtype and the shape of `logits` without `axis`; or
+        class probabilities (one-hot rows, too), of the shape of `logits`.
+    axis : int, default -1
+        The axis of the classes.
+    weight : array_like, optional
+        A factor for each class, of shape ``(n,)``.
+    sample_weight : array_like, optional
+        A factor for each row's loss, of the loss's shape. A row whose weight is 0 is as if
+        it were not there.
+    ignore_index : int, optional
+        Rows with this class index are as if they were not there.
+    label_smoothing : float, default 0.0
+        Share of each label, from 0 to 1, that is spread evenly over all classes.
+    z_loss : float, default 0.0
+        Factor of ``logsumexp(logits)**2``, added to each row that counts, times its weight.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        The mean divides by the summed weight of the rows that count (with class
+        probabilities `weight` has no part in that).
+
+    Returns
+    -------
+    scalar or ndarray
+        The loss, in the floating dtype of `logits`; with ``reduction="none"`` one a row.
+        The mean over no row at all is NaN.
+
+    Raises
+    ------
+    IndexError
+        A class index is outside ``[0, n)`` and is not `ignore_index`.
+    TypeError
+        An argument is of a wrong kind, such as class indices of a floating dtype.
+    ValueError
+        An argument has a wrong shape or value.
+    numpy.exceptions.AxisError
+        `axis` is not an axis of `logits`.
+
+    Notes
+    -----
+    ``-sum(t * log_softmax(logits))``, t the targets that labels, weights and smoothing
+    give. The options mean, alone and together, what they mean in
+    ``torch.nn.functional.cross_entropy``. Rows are summed in double precision in an order
+    that depends on the shape alone.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastsoftmax as fsm
+    >>> logits = np.log([[1.0, 2.0, 5.0], [2.0, 2.0, 4.0]])
+    >>> float(fsm.softmax_cross_entropy(logits, [2, 0], reduction="sum"))
+    1.856297990365626
+    """
+    if not loss_options:
+        plain = plain_cross_entropy(logits, labels, axis, None, True, False)
+        if plain is not None:
+            return plain[0]
+    return general_softmax_cross_entropy(logits, labels, axis, **loss_options)
+
+
+def softmax_cross_entropy_grad(logits, labels, /, axis=-1, *, grad_loss=None, out=None, **loss_options):
+    """Gradient of `softmax_cross_entropy` with respect to the logits.
+
+    Parameters
+    ----------
+    logits, labels, axis, **loss_options
+        As in `softmax_cross_entropy`.
+    grad_loss : array_like, optional
+        Gradient with respect to the loss: a scalar, or for ``reduction="none"`` an array of
+        the loss's shape.
+    out : ndarray, optional
+        A floating array of the shape of `logits` that takes the result; it may be `logits`.
+
+    Returns
+    -------
+    ndarray
+        Of the shape and floating dtype of `logits`; 0 in rows that do not count.
+
+    Raises
+    ------
+    IndexError, TypeError, ValueError, numpy.exceptions.AxisError
+        As `softmax_cross_entropy` does; nothing has been written then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastsoftmax as fsm
+    >>> fsm.softmax_cross_entropy_grad(np.log([[1.0, 2.0, 5.0]]), [2])
+    array([[ 0.125,  0.25 , -0.375]])
+    """
+    if grad_loss is None and not loss_options:
+        plain = plain_cross_entropy(logits, labels, axis, out, False, True)
+        if plain is not None:
+            return plain[1]
+    return general_softmax_cross_entropy_grad(logits, labels, axis, grad_loss, out, **loss_options)
+
+
+def softmax_cross_entropy_value_and_grad(logits, labels, /, axis=-1, *, grad_loss=None, out=None, **loss_options):
+    """`softmax_cross_entropy` and its gradient, in one pass over the logits.
+
+    Parameters
+    ----------
+    logits, labels, axis, **loss_options
+        As in `softmax_cross_entropy`.
+    grad_loss, out
+        As in `softmax_cross_entropy_grad`.
+
+    Returns
+    -------
+    loss : scalar or ndarray
+        As from `softmax_cross_entropy`.
+    gradient : ndarray
+        As from `softmax_cross_entropy_grad`.
+
+    Raises
+    ------
+    IndexError, TypeError, ValueError, numpy.exceptions.AxisError
+        As `softmax_cross_entropy` does; nothing has been written then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastsoftmax as fsm
+    >>> loss, gradient = fsm.softmax_cross_entropy_value_and_grad(np.log([[1.0, 3.0]]), [1])
+    >>> gradient
+    array([[ 0.25, -0.25]])
+    """
+    if grad_loss is None and not loss_options:
+        plain = plain_cross_entropy(logits, labels, axis, out, True, True)
+        if plain is not None:
+            return plain
+    return general_softmax_cross_entropy_value_and_grad(logits, labels, axis, grad_loss, out, **loss_options)
+
+
 def run(int operation, ndarray x, int axis, *, out=None, second=None, hessian=None, labels=None,
         sample_weight=None, grad_loss=None, temperature=None, row_out=None, sign_out=None,
         class_weight=None, ignore_index=None, double label_smoothing=0.0, double z_loss=0.0,
@@ -388,7 +597,7 @@ def run(int operation, ndarray x, int axis, *, out=None, second=None, hessian=No
     if hessian is not None:
         set_operand(&job, FSM_HESSIAN, hessian, axis)
     if labels is not None:
-        job.label_type = _LABEL_TYPES[labels.dtype.name]
+        job.label_type = label_type_of(PyArray_TYPE(<ndarray>labels))
         set_operand(&job, FSM_LABELS, labels, axis if operation == FSM_SELECT else -1)
         job.n_selected = PyArray_DIMS(labels)[axis] if operation == FSM_SELECT else 1
     if sample_weight is not None:
@@ -426,11 +635,6 @@ def run(int operation, ndarray x, int axis, *, out=None, second=None, hessian=No
                 job.grad_scale = grad_scale * numpy.inf
     run_job(&job)
     return job.loss_sum / denominator
-
-
-def label_dtypes():
-    """Names of the integer dtypes that labels may have."""
-    return frozenset(_LABEL_TYPES)
 
 
 def compiled_instruction_sets():

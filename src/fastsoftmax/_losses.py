@@ -1,4 +1,4 @@
-"""Softmax cross-entropy: loss, gradient, both at once, and the boosting libraries' pair."""
+"""The general way of the cross-entropy functions, and the boosting libraries' pair."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Reduction = Literal["none", "sum", "mean"]
 
 
 class LossOptions(TypedDict, total=False):
-    """What the three loss functions have in common; see `softmax_cross_entropy`."""
+    """What the three loss functions have in common."""
 
     weight: ArrayLike | None
     sample_weight: ArrayLike | None
@@ -60,9 +60,7 @@ class _Rows:
 
     def keep_apart(self, outs: list[Array]) -> None:
         """Copy whatever writing `outs` would change before it is read."""
-        logits = apart_from(self.logits, outs, in_place=True)
-        assert logits is not None
-        self.logits = logits
+        self.logits = apart_from(self.logits, outs, in_place=True)
         self.indices = apart_from(self.indices, outs)
         self.probabilities = apart_from(self.probabilities, outs)
         self.class_weight = apart_from(self.class_weight, outs)
@@ -197,152 +195,30 @@ def _ignored(ignore_index: int, rows: _Rows) -> int:
     return index
 
 
-def softmax_cross_entropy(
-    logits: ArrayLike, labels: ArrayLike, /, axis: int = -1, **loss_options: Unpack[LossOptions]
-) -> Any:
-    """Cross-entropy between labels and the softmax of logits.
-
-    Parameters
-    ----------
-    logits : array_like
-        Real logits of at least one dimension.
-    labels : array_like
-        Class indices, of any integer dtype and the shape of `logits` without `axis`; or
-        class probabilities (one-hot rows, too), of the shape of `logits`.
-    axis : int, default -1
-        The axis of the classes.
-    weight : array_like, optional
-        A factor for each class, of shape ``(n,)``.
-    sample_weight : array_like, optional
-        A factor for each row's loss, of the loss's shape. A row whose weight is 0 is as if
-        it were not there.
-    ignore_index : int, optional
-        Rows with this class index are as if they were not there.
-    label_smoothing : float, default 0.0
-        Share of each label, from 0 to 1, that is spread evenly over all classes.
-    z_loss : float, default 0.0
-        Factor of ``logsumexp(logits)**2``, added to each row that counts, times its weight.
-    reduction : {"mean", "sum", "none"}, default "mean"
-        The mean divides by the summed weight of the rows that count (with class
-        probabilities `weight` has no part in that).
-
-    Returns
-    -------
-    scalar or ndarray
-        The loss, in the floating dtype of `logits`; with ``reduction="none"`` one a row.
-        The mean over no row at all is NaN.
-
-    Raises
-    ------
-    IndexError
-        A class index is outside ``[0, n)`` and is not `ignore_index`.
-    TypeError
-        An argument is of a wrong kind, such as class indices of a floating dtype.
-    ValueError
-        An argument has a wrong shape or value.
-    numpy.exceptions.AxisError
-        `axis` is not an axis of `logits`.
-
-    Notes
-    -----
-    ``-sum(t * log_softmax(logits))``, t the targets that labels, weights and smoothing
-    give. The options mean, alone and together, what they mean in
-    ``torch.nn.functional.cross_entropy``. Rows are summed in double precision in an order
-    that depends on the shape alone.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import fastsoftmax as fsm
-    >>> logits = np.log([[1.0, 2.0, 5.0], [2.0, 2.0, 4.0]])
-    >>> float(fsm.softmax_cross_entropy(logits, [2, 0], reduction="sum"))
-    1.8562979903656263
-    """
-    return _cross_entropy(logits, labels, axis, True, False, **loss_options)[0]
+def softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike, axis: int, **options: Unpack[LossOptions]) -> Any:
+    return _cross_entropy(logits, labels, axis, True, False, **options)[0]
 
 
 def softmax_cross_entropy_grad(
     logits: ArrayLike,
     labels: ArrayLike,
-    /,
-    axis: int = -1,
-    *,
-    grad_loss: ArrayLike | None = None,
-    out: Array | None = None,
-    **loss_options: Unpack[LossOptions],
+    axis: int,
+    grad_loss: ArrayLike | None,
+    out: Array | None,
+    **options: Unpack[LossOptions],
 ) -> Any:
-    """Gradient of `softmax_cross_entropy` with respect to the logits.
-
-    Parameters
-    ----------
-    logits, labels, axis, **loss_options
-        As in `softmax_cross_entropy`.
-    grad_loss : array_like, optional
-        Gradient with respect to the loss: a scalar, or for ``reduction="none"`` an array of
-        the loss's shape.
-    out : ndarray, optional
-        A floating array of the shape of `logits` that takes the result; it may be `logits`.
-
-    Returns
-    -------
-    ndarray
-        Of the shape and floating dtype of `logits`; 0 in rows that do not count.
-
-    Raises
-    ------
-    IndexError, TypeError, ValueError, numpy.exceptions.AxisError
-        As `softmax_cross_entropy` does; nothing has been written then.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import fastsoftmax as fsm
-    >>> fsm.softmax_cross_entropy_grad(np.log([[1.0, 2.0, 5.0]]), [2])
-    array([[ 0.125,  0.25 , -0.375]])
-    """
-    return _cross_entropy(logits, labels, axis, False, True, grad_loss, out, **loss_options)[1]
+    return _cross_entropy(logits, labels, axis, False, True, grad_loss, out, **options)[1]
 
 
 def softmax_cross_entropy_value_and_grad(
     logits: ArrayLike,
     labels: ArrayLike,
-    /,
-    axis: int = -1,
-    *,
-    grad_loss: ArrayLike | None = None,
-    out: Array | None = None,
-    **loss_options: Unpack[LossOptions],
+    axis: int,
+    grad_loss: ArrayLike | None,
+    out: Array | None,
+    **options: Unpack[LossOptions],
 ) -> tuple[Any, Any]:
-    """`softmax_cross_entropy` and its gradient, in one pass over the logits.
-
-    Parameters
-    ----------
-    logits, labels, axis, **loss_options
-        As in `softmax_cross_entropy`.
-    grad_loss, out
-        As in `softmax_cross_entropy_grad`.
-
-    Returns
-    -------
-    loss : scalar or ndarray
-        As from `softmax_cross_entropy`.
-    gradient : ndarray
-        As from `softmax_cross_entropy_grad`.
-
-    Raises
-    ------
-    IndexError, TypeError, ValueError, numpy.exceptions.AxisError
-        As `softmax_cross_entropy` does; nothing has been written then.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import fastsoftmax as fsm
-    >>> loss, gradient = fsm.softmax_cross_entropy_value_and_grad(np.log([[1.0, 3.0]]), [1])
-    >>> gradient
-    array([[ 0.25, -0.25]])
-    """
-    return _cross_entropy(logits, labels, axis, True, True, grad_loss, out, **loss_options)
+    return _cross_entropy(logits, labels, axis, True, True, grad_loss, out, **options)
 
 
 def softmax_cross_entropy_grad_hess(
