@@ -262,24 +262,31 @@ static int writes_elements(const struct plan *plan)
     return has(plan, FSM_OUT) && plan->job->operation != FSM_SELECT;
 }
 
-static void run_group(const struct plan *plan, struct group *group, void *losses, void *scratch)
+/* Each phase of all the groups before the next: where a phase waits for the end of a long
+ * chain of operations, another group's is under way. */
+static void run_groups(const struct plan *plan, struct group *groups, ptrdiff_t count, real *losses, void *scratch)
 {
-    ptrdiff_t count = blocks(plan);
-    vec maxima[2];
-    struct row_sums sums[2];
-    for (ptrdiff_t block = 0; block < count; block++) {
-        max_phase(plan, group, block, &maxima[block != 0], scratch);
-        if (block) maxima[0] = max(maxima[1], maxima[0]);
+    for (ptrdiff_t g = 0; g < count; g++) {
+        vec maxima[2];
+        for (ptrdiff_t block = 0; block < blocks(plan); block++) {
+            max_phase(plan, &groups[g], block, &maxima[block != 0], group_scratch(plan, scratch, g));
+            if (block) maxima[0] = max(maxima[1], maxima[0]);
+        }
+        end_max(plan, &groups[g], maxima, 1);
     }
-    end_max(plan, group, maxima, 1);
-    for (ptrdiff_t block = 0; block < count; block++) {
-        sum_phase(plan, group, block, &sums[block != 0], scratch);
-        if (block) sums[0] = add_sums(sums[0], sums[1]);
+    for (ptrdiff_t g = 0; g < count; g++) {
+        struct row_sums sums[2];
+        for (ptrdiff_t block = 0; block < blocks(plan); block++) {
+            sum_phase(plan, &groups[g], block, &sums[block != 0], group_scratch(plan, scratch, g));
+            if (block) sums[0] = add_sums(sums[0], sums[1]);
+        }
+        end_sum(plan, &groups[g], sums, 1, losses ? losses + (groups[g].first_row - groups[0].first_row) : NULL);
+        if (plan->job->operation == FSM_SELECT) write_selected(plan, &groups[g]);
     }
-    end_sum(plan, group, sums, 1, losses);
-    if (plan->job->operation == FSM_SELECT) write_selected(plan, group);
-    if (writes_elements(plan))
-        for (ptrdiff_t block = 0; block < count; block++) write_phase(plan, group, block, scratch);
+    if (!writes_elements(plan)) return;
+    for (ptrdiff_t g = 0; g < count; g++)
+        for (ptrdiff_t block = 0; block < blocks(plan); block++)
+            write_phase(plan, &groups[g], block, group_scratch(plan, scratch, g));
 }
 
 static void rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *losses, void *scratch)
@@ -294,9 +301,7 @@ static void rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void 
             row = end;
         }
         if (stays_in_scratch(plan)) read_panel(plan, groups, count, scratch);
-        for (ptrdiff_t g = 0; g < count; g++)
-            run_group(plan, &groups[g], losses ? (real *)losses + (groups[g].first_row - first) : NULL,
-                      group_scratch(plan, scratch, g));
+        run_groups(plan, groups, count, losses ? (real *)losses + (groups[0].first_row - first) : NULL, scratch);
         if (stays_in_scratch(plan) && writes_elements(plan)) write_panel(plan, groups, count, scratch);
     }
     if (plan->streamed) stream_fence();

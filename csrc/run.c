@@ -46,8 +46,8 @@ static struct plan make_plan(struct fsm_job *job, const struct kernels *kernels)
     plan.strip_bytes = round_up(length * (plan.vertical ? kernels->lanes : 1) * itemsize, ALIGNMENT) + ALIGNMENT;
     plan.group_scratch_bytes = STRIPS * plan.strip_bytes;
     plan.panel_groups = 1;
-    if (columns && job->n <= BLOCK) {
-        plan.panel_groups = PANEL_BYTES / plan.strip_bytes;
+    if (plan.vertical && job->n <= BLOCK) {
+        plan.panel_groups = (columns ? PANEL_BYTES : GROUP_BYTES) / plan.strip_bytes;
         if (plan.panel_groups > MAX_PANEL) plan.panel_groups = MAX_PANEL;
         if (plan.panel_groups < 1) plan.panel_groups = 1;
     }
