@@ -29,7 +29,7 @@ if IS_ARM:
 OPTIONS = ["-std=c11", "-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 OPTIONS += ["-Wall", "-Wextra", "-Wno-psabi", *os.environ.get("FASTSOFTMAX_CFLAGS", "").split()]
 CORE_SOURCES = ["csrc/run.c", "csrc/layout.c", "csrc/labels.c", "csrc/parallel.c", "csrc/dispatch.c"]
-HEADERS = [str(path) for path in Path("csrc").glob("*.h")]
+KERNEL_SOURCES = ["csrc/row_kernels.c", *(str(path) for path in Path("csrc").glob("*.h"))]
 
 
 class BuildKernels(build_ext):
@@ -51,7 +51,7 @@ class BuildKernels(build_ext):
                     output_dir=str(Path(self.build_temp) / table),
                     macros=macros,
                     extra_postargs=OPTIONS + options,
-                    depends=HEADERS,
+                    depends=KERNEL_SOURCES,
                 )
         super().build_extension(ext)
 
@@ -91,7 +91,7 @@ setup(
                 ["src/fastsoftmax/_core.pyx", *CORE_SOURCES],
                 include_dirs=["csrc", numpy.get_include()],
                 define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
-                depends=HEADERS,
+                depends=KERNEL_SOURCES,
             )
         ],
         include_path=["src"],

@@ -148,27 +148,6 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
                                    has_dense_targets(plan) || sums_of == sums_products);
 }
 
-static void end_sum(const struct plan *plan, struct group *group, const void *sums, ptrdiff_t count, void *losses)
-{
-    const struct row_sums *of_block = sums;
-    group->sums = of_block[0];
-    for (ptrdiff_t block = 1; block < count; block++) group->sums = add_sums(group->sums, of_block[block]);
-    switch (plan->job->operation) {
-    case FSM_SOFTMAX:
-    case FSM_GRAD_HESS:
-        group->factor = reciprocal(fast_two_sum(group->sums.total.high, group->sums.total.low));
-        break;
-    case FSM_LOGSUMEXP: end_logsumexp(plan, group); break;
-    case FSM_LOG_SOFTMAX:
-    case FSM_SELECT: group->log_sum = log_sum_of(group); break;
-    case FSM_CROSS_ENTROPY: end_cross_entropy(plan, group, losses); break;
-    case FSM_SOFTMAX_VJP:
-    case FSM_LOG_SOFTMAX_VJP: break;
-    }
-}
-
-/* ---- Phase 3: the output ---------------------------------------------------------------- */
-
 static void write_selected(const struct plan *plan, const struct group *group)
 {
     const struct fsm_job *job = plan->job;
@@ -183,6 +162,30 @@ static void write_selected(const struct plan *plan, const struct group *group)
         }
     }
 }
+
+static void end_sum(const struct plan *plan, struct group *group, const void *sums, ptrdiff_t count, void *losses)
+{
+    const struct row_sums *of_block = sums;
+    group->sums = of_block[0];
+    for (ptrdiff_t block = 1; block < count; block++) group->sums = add_sums(group->sums, of_block[block]);
+    switch (plan->job->operation) {
+    case FSM_SOFTMAX:
+    case FSM_GRAD_HESS:
+        group->factor = reciprocal(fast_two_sum(group->sums.total.high, group->sums.total.low));
+        break;
+    case FSM_LOGSUMEXP: end_logsumexp(plan, group); break;
+    case FSM_LOG_SOFTMAX: group->log_sum = log_sum_of(group); break;
+    case FSM_SELECT:
+        group->log_sum = log_sum_of(group);
+        write_selected(plan, group);
+        break;
+    case FSM_CROSS_ENTROPY: end_cross_entropy(plan, group, losses); break;
+    case FSM_SOFTMAX_VJP:
+    case FSM_LOG_SOFTMAX_VJP: break;
+    }
+}
+
+/* ---- Phase 3: the output ---------------------------------------------------------------- */
 
 static void write_log_softmax(const struct plan *plan, const struct group *group, ptrdiff_t strip, const real *x,
                               real *out, ptrdiff_t size)
@@ -281,7 +284,6 @@ static void run_groups(const struct plan *plan, struct group *groups, ptrdiff_t 
             if (block) sums[0] = add_sums(sums[0], sums[1]);
         }
         end_sum(plan, &groups[g], sums, 1, losses ? losses + (groups[g].first_row - groups[0].first_row) : NULL);
-        if (plan->job->operation == FSM_SELECT) write_selected(plan, &groups[g]);
     }
     if (!writes_elements(plan)) return;
     for (ptrdiff_t g = 0; g < count; g++)

@@ -67,6 +67,10 @@ INLINE vec fma_(vec a, vec b, vec c)
     vec result;
 #if REAL_BITS == 64
     EACH_LANE(i) result[i] = __builtin_fma(a[i], b[i], c[i]);
+#ifndef __GLIBC__
+    /* musl gives +0 for a negative product that underflows. */
+    EACH_LANE(i) if (result[i] == 0 && c[i] == 0 && a[i] != 0 && b[i] != 0) result[i] = a[i] * b[i];
+#endif
 #else
     EACH_LANE(i) result[i] = __builtin_fmaf(a[i], b[i], c[i]);
 #endif

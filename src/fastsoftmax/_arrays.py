@@ -12,7 +12,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
-Axis = int | Sequence[int] | None
+Axis = int | tuple[int, ...] | None
 
 # Computed in the dtype on the right, returned in the one on the left.
 _COMPUTED_IN: dict[str, np.dtype[Any]] = {
@@ -77,6 +77,8 @@ def row_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     """The axes a row lies along, counted from the front, in ascending order."""
     if axis is None:
         return tuple(range(ndim))
+    if not isinstance(axis, tuple):
+        axis = operator.index(axis)
     # A 0-d array is one row of one element; it has the axes of a 1-d array, then.
     axes = normalize_axis_tuple(axis, max(ndim, 1))
     return tuple(sorted(axes)) if ndim else ()
@@ -174,6 +176,14 @@ def apart_from(array: Array | None, outs: Sequence[Array], in_place: bool = Fals
         if np.may_share_memory(array, out) and not (in_place and is_same_memory(array, out)):
             return array.copy()
     return array
+
+
+def share_memory(a: Array, b: Array) -> bool:
+    """Some byte belongs to both; True as well where that is too hard to tell."""
+    try:
+        return np.shares_memory(a, b, max_work=10_000)
+    except np.exceptions.TooHardError:
+        return True
 
 
 def target_for(out: Array | None, like: Array) -> Array:

@@ -103,9 +103,11 @@ def logsumexp(
         factors = as_ndarray(b, "b")
         dtype = _common_dtype(x, given, b, factors)
         try:
-            given, factors = np.broadcast_arrays(given, factors)
+            both = np.broadcast_shapes(given.shape, factors.shape)
         except ValueError:
             raise ValueError(f"x and b have shapes {given.shape} and {factors.shape}, which do not broadcast") from None
+        # Not broadcast_arrays: that stops at 32 dimensions.
+        given, factors = np.broadcast_to(given, both), np.broadcast_to(factors, both)
     axes = row_axes(axis, given.ndim)
     mask = mask_of(where, given.shape)
     kept_shape = tuple(1 if d in axes else size for d, size in enumerate(given.shape))
@@ -138,10 +140,12 @@ def logsumexp(
 
 def _common_dtype(x: Any, x_array: Array, b: Any, b_array: Array) -> np.dtype[Any]:
     """NumPy's promotion of both; Python scalars are weak; never an integer."""
-    floating_dtype(b_array.dtype, "b")
-    weak = (int, float)
-    operands = [x if isinstance(x, weak) else x_array.dtype, b if isinstance(b, weak) else b_array.dtype]
-    return floating_dtype(np.result_type(*operands), "x and b together")
+    x_dtype, b_dtype = floating_dtype(x_array.dtype, "x"), floating_dtype(b_array.dtype, "b")
+    if isinstance(b, int | float):
+        return x_dtype
+    if isinstance(x, int | float):
+        return b_dtype
+    return floating_dtype(np.result_type(x_array.dtype, b_array.dtype), "x and b together")
 
 
 def softmax_vjp(p: ArrayLike, g: ArrayLike, /, axis: Axis = -1, *, out: Array | None = None) -> Any:

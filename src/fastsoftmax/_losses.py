@@ -22,6 +22,7 @@ from fastsoftmax._arrays import (
     readable,
     real_array,
     real_number,
+    share_memory,
     single_axis,
     target_for,
 )
@@ -124,8 +125,8 @@ def _cross_entropy(
     axis: int,
     want_loss: bool,
     want_gradient: bool,
-    grad_loss: ArrayLike | None = None,
-    out: Array | None = None,
+    grad_loss: ArrayLike | None,
+    out: Array | None,
     *,
     weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
@@ -196,7 +197,7 @@ def _ignored(ignore_index: int, rows: _Rows) -> int:
 
 
 def softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike, axis: int, **options: Unpack[LossOptions]) -> Any:
-    return _cross_entropy(logits, labels, axis, True, False, **options)[0]
+    return _cross_entropy(logits, labels, axis, True, False, None, None, **options)[0]
 
 
 def softmax_cross_entropy_grad(
@@ -277,7 +278,7 @@ def softmax_cross_entropy_grad_hess(
         raise ValueError(f"min_hess is {least}, expected a finite number that is not negative")
     check_out(grad_out, rows.logits.shape, rows.dtype, "grad_out")
     check_out(hess_out, rows.logits.shape, rows.dtype, "hess_out")
-    if grad_out is not None and hess_out is not None and np.may_share_memory(grad_out, hess_out):
+    if grad_out is not None and hess_out is not None and share_memory(grad_out, hess_out):
         raise ValueError("grad_out and hess_out share memory, expected two different arrays")
     gradient, hessian = target_for(grad_out, rows.logits), target_for(hess_out, rows.logits)
     rows.keep_apart([gradient, hessian])

@@ -221,7 +221,7 @@ def load(names: tuple[str, ...], threads: int) -> tuple[dict[str, Adapter], dict
         try:
             found[name] = ADAPTERS[name][0](threads)
         except ImportError as error:
-            missing[name] = f"needs {error.name or error}"
+            missing[name] = f"needs {(error.name or str(error)).partition('.')[0]}"
     return found, missing
 
 

@@ -80,7 +80,8 @@ def measure(
     contenders : dict of str to callable
         The calls to be compared.
     seconds : float
-        Time for each contender, all its turns together. Every turn has at least one sample.
+        Time for each contender, all its turns together. Turns may last up to four times as
+        long to have five samples each: on a busy machine a single one can come to nothing.
     rounds : int
         Turns of each contender. Whatever slows the machine for a while slows them all.
     progress : callable
@@ -98,16 +99,22 @@ def measure(
         for _ in range(rounds):
             for name, call in contenders.items():
                 _wait_for_quiet()
-                turn_ends = time.perf_counter() + seconds / rounds
-                while True:
-                    samples[name].append(_sample(call, loops[name]))
-                    if time.perf_counter() >= turn_ends:
-                        break
+                samples[name] += _turn(call, loops[name], seconds / rounds)
                 progress()
     finally:
         if collecting:
             gc.enable()
     return {name: Times(min(taken), float(np.median(taken)), len(taken)) for name, taken in samples.items()}
+
+
+def _turn(call: Call, loops: int, seconds: float) -> list[float]:
+    samples: list[float] = []
+    start = time.perf_counter()
+    while True:
+        samples.append(_sample(call, loops))
+        elapsed = time.perf_counter() - start
+        if elapsed >= 4 * seconds or (elapsed >= seconds and len(samples) >= 5):
+            return samples
 
 
 def _sample(call: Call, loops: int) -> float:
