@@ -170,6 +170,7 @@ typedef u{fmt.integer} bit_pattern;
 #define MANTISSA_BITS {fmt.mantissa_bits}
 #define EXPONENT_BIAS {fmt.exponent_bias}
 #define REAL_MAX {"FLT_MAX" if fmt.bits == 32 else "DBL_MAX"}
+#define REAL_TRUE_MIN {"FLT_TRUE_MIN" if fmt.bits == 32 else "DBL_TRUE_MIN"}
 
 /* 1.5 * 2**MANTISSA_BITS: adding it rounds to an integer, which is then found in the low bits. */
 #define ROUND_MAGIC {literal(fmt, magic)}

@@ -70,7 +70,8 @@ struct fsm_job {
     int64_t ignore_index;
     const void *class_weight; /* n reals, or NULL */
     double label_smoothing, z_loss;
-    double grad_scale;     /* the mean's 1/denominator times a scalar upstream gradient */
+    /* The mean's 1/denominator times a scalar upstream gradient, and what rounding it lost. */
+    double grad_scale, grad_scale_low;
     double factor, min_hess;
     int sum_losses;        /* add the rows' losses into loss_sum, in an order fixed by n and rows */
     double loss_sum;

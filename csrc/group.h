@@ -21,7 +21,8 @@ struct group {
     struct pair factor; /* of each exponential in the output */
     /* The losses' own: see losses.h. */
     ptrdiff_t label[64 / (REAL_BITS / 8)];
-    vec weight, target, upstream, label_logit;
+    vec weight, target, label_logit;
+    struct pair upstream;
 };
 
 INLINE int has(const struct plan *plan, enum fsm_operand_name name)
@@ -80,7 +81,7 @@ INLINE struct exp_shift shift_in_strip(const struct plan *plan, const struct exp
     result.magic = in_strip(plan, &shift->magic, strip);
     result.lowest = in_strip(plan, &shift->lowest, strip);
     if (is_scaled(plan)) {
-        result.temperature = in_strip(plan, &shift->temperature, strip);
+        result.prescale = in_strip(plan, &shift->prescale, strip);
         result.inverse_high = in_strip(plan, &shift->inverse_high, strip);
         result.inverse_low = in_strip(plan, &shift->inverse_low, strip);
         result.lowest_x = in_strip(plan, &shift->lowest_x, strip);
@@ -163,12 +164,11 @@ INLINE double row_double(const struct group *group, const struct plan *plan, enu
     return *(const double *)(const void *)group->rows[name].lane[lane];
 }
 
-/* The range in which a temperature and its inverse are both normal. */
+/* The nearest temperature that a real can be. */
 static real temperature_of(double given)
 {
-    const double largest = REAL_BITS == 32 ? 0x1p100 : 0x1p1000;
-    if (given > largest) return (real)largest;
-    if (given < 1 / largest) return (real)(1 / largest);
+    if (given > (double)REAL_MAX) return REAL_MAX;
+    if (given < (double)REAL_TRUE_MIN) return REAL_TRUE_MIN;
     return (real)given;
 }
 

@@ -17,7 +17,7 @@ static vec logsumexp_of(const struct group *group, struct pair log_sum)
     struct pair sum = two_sum(group->row_max, log_sum.high);
     vec finite = sum.high + (sum.low + log_sum.low);
     vec nan_or_zero = group->sums.total.high * splat(0);
-    return select(less(splat(REAL_MAX), absolute(group->row_max)), group->row_max + nan_or_zero, finite);
+    return choose(less(splat(REAL_MAX), absolute(group->row_max)), group->row_max + nan_or_zero, finite);
 }
 
 /* With factors: sum(b * e**x) = e**max * (ties + q), of either sign; a + inf stands for
@@ -30,23 +30,23 @@ static void end_weighted(const struct plan *plan, struct group *group)
     struct pair sum = two_sum(ties, q.high);
     vec value = sum.high + (sum.low + q.low);
     /* Infinite terms decide alone; their pairs have no low part. */
-    value = select(equal(absolute(q.high), infinity), q.high + ties, value);
-    value = select(equal(absolute(ties), infinity), ties, value);
-    value = select(equal(group->row_max, -infinity), zero, value);
+    value = choose(equal(absolute(q.high), infinity), q.high + ties, value);
+    value = choose(equal(absolute(ties), infinity), ties, value);
+    value = choose(equal(group->row_max, -infinity), zero, value);
     /* A NaN of x or b is in the total, whatever became of it on the way here. */
     vec total = group->sums.total.high;
-    value = select(equal(total, total) & equal(ties, ties), value, nan);
+    value = choose(equal(total, total) & equal(ties, ties), value, nan);
 
     lane_mask negative = less(value, zero);
-    struct pair magnitude = {select(negative, -q.high, q.high), select(negative, -q.low, q.low)};
-    vec result = logsumexp_of(group, log_of_sum(select(negative, -ties, ties), magnitude));
-    result = select(equal(value, zero), -infinity, result);
-    result = select(equal(absolute(value), infinity), infinity, result);
-    result = select(equal(value, value), result, nan);
-    vec sign = select(negative, splat(-1), select(equal(value, zero), zero, splat(1)));
-    sign = select(equal(value, value), sign, nan);
+    struct pair magnitude = {choose(negative, -q.high, q.high), choose(negative, -q.low, q.low)};
+    vec result = logsumexp_of(group, log_of_sum(choose(negative, -ties, ties), magnitude));
+    result = choose(equal(value, zero), -infinity, result);
+    result = choose(equal(absolute(value), infinity), infinity, result);
+    result = choose(equal(value, value), result, nan);
+    vec sign = choose(negative, splat(-1), choose(equal(value, zero), zero, splat(1)));
+    sign = choose(equal(value, value), sign, nan);
     if (has(plan, FSM_SIGN_OUT)) write_row_values(group, FSM_SIGN_OUT, sign);
-    else result = select(negative, nan, result);
+    else result = choose(negative, nan, result);
     write_row_values(group, FSM_ROW_OUT, result);
 }
 

@@ -26,7 +26,7 @@ static void read_targets(const struct plan *plan, struct group *group)
     const struct fsm_job *job = plan->job;
     const real *class_weight = job->class_weight;
     double smoothing = job->label_smoothing;
-    group->weight = group->target = group->upstream = group->label_logit = splat(0);
+    group->weight = group->target = group->label_logit = group->upstream.high = group->upstream.low = splat(0);
     for (ptrdiff_t lane = 0; lane < LANES; lane++) group->label[lane] = -1;
     for (ptrdiff_t lane = 0; lane < group->count; lane++) {
         double weight = row_double(group, plan, FSM_SAMPLE_WEIGHT, lane);
@@ -42,7 +42,11 @@ static void read_targets(const struct plan *plan, struct group *group)
             group->label_logit[lane] = *element(&group->rows[FSM_X], lane, (ptrdiff_t)label);
         }
         group->weight[lane] = (real)weight;
-        group->upstream[lane] = (real)(row_double(group, plan, FSM_GRAD_LOSS, lane) * job->grad_scale * weight);
+        double factor = row_double(group, plan, FSM_GRAD_LOSS, lane) * weight;
+        double upstream = factor * job->grad_scale;
+        double lost = __builtin_fma(factor, job->grad_scale, -upstream) + factor * job->grad_scale_low;
+        group->upstream.high[lane] = (real)upstream;
+        group->upstream.low[lane] = (real)((upstream - (double)(real)upstream) + lost);
     }
 }
 
@@ -77,8 +81,8 @@ static void end_cross_entropy(const struct plan *plan, struct group *group, real
     struct pair mass = {group->target, splat(0)};
     /* A target of 0 costs nothing, even at an infinite distance. */
     lane_mask no_target = equal(group->target, splat(0));
-    cost.high = select(no_target, splat(0), cost.high);
-    cost.low = select(equal(cost.low, cost.low) & ~no_target, cost.low, splat(0));
+    cost.high = choose(no_target, splat(0), cost.high);
+    cost.low = choose(equal(cost.low, cost.low) & ~no_target, cost.low, splat(0));
     if (has_dense_targets(plan)) {
         cost = add_pairs(cost, group->sums.cost);
         mass = add_pairs(mass, group->sums.mass);
@@ -96,8 +100,8 @@ static void end_cross_entropy(const struct plan *plan, struct group *group, real
     struct pair loss = add_pairs(product, cost);
     vec total = loss.high + loss.low;
     /* An infinite cost has no low part. */
-    total = select(equal(cost.high - cost.high, splat(0)), total, cost.high + log_sum.high);
-    total = select(equal(group->weight, splat(0)), splat(0), (total + z_cost) * group->weight);
+    total = choose(equal(cost.high - cost.high, splat(0)), total, cost.high + log_sum.high);
+    total = choose(equal(group->weight, splat(0)), splat(0), (total + z_cost) * group->weight);
     if (losses) {
         for (ptrdiff_t lane = 0; lane < group->count; lane++) losses[lane] = total[lane];
     } else if (has(plan, FSM_ROW_OUT)) {
@@ -108,7 +112,7 @@ static void end_cross_entropy(const struct plan *plan, struct group *group, real
     struct pair sum = add_pairs(group->sums.total, ties);
     struct pair slope = two_sum(mass.high, z_slope);
     slope.low += mass.low;
-    slope = multiply_pairs(slope, (struct pair){group->upstream, splat(0)});
+    slope = multiply_pairs(slope, group->upstream);
     group->factor = multiply_pairs(slope, reciprocal(fast_two_sum(sum.high, sum.low)));
 }
 
@@ -133,20 +137,52 @@ static void clear_ignored(const struct plan *plan, const struct group *group, pt
     if (any) EACH_VECTOR(size, clear_step, out, ignored);
 }
 
-static void write_gradient(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t strip,
-                           const real *e, real *out, void *scratch)
+/* e * factor - step at each row's label; 0 elsewhere. Taken before `e` is written over. */
+static vec values_at_labels(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t strip,
+                            const real *e, struct pair factor, struct pair step)
 {
-    ptrdiff_t first = block * BLOCK, length = block_length(plan, block), size = strip_size(plan, block);
-    struct pair factor = pair_in_strip(plan, &group->factor, strip);
-    vec upstream = in_strip(plan, &group->upstream, strip);
-    const real *targets = has_dense_targets(plan) ? read_dense_targets(plan, group, block, strip, scratch) : NULL;
-    if (targets) EACH_VECTOR(size, gradient_step, e, targets, out, factor, upstream);
-    else if (plan->streamed) stream_scaled(e, out, size, factor);
-    else write_scaled(e, out, size, factor);
+    ptrdiff_t first = block * BLOCK, length = block_length(plan, block);
+    vec value = splat(0);
     EACH_LANE_OF_STRIP(plan, group, strip, lane)
     {
         if (label_in_block(group, lane, first, length))
-            out[index_in_strip(plan, lane, group->label[lane] - first)] -= group->upstream[lane] * group->target[lane];
+            value[lane] = e[index_in_strip(plan, lane, group->label[lane] - first)];
+    }
+    return fma_(value, factor.high, -step.high) + fma_(value, factor.low, -step.low);
+}
+
+static void write_at_labels(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t strip,
+                            real *out, vec values)
+{
+    ptrdiff_t first = block * BLOCK, length = block_length(plan, block);
+    EACH_LANE_OF_STRIP(plan, group, strip, lane)
+    {
+        if (label_in_block(group, lane, first, length))
+            out[index_in_strip(plan, lane, group->label[lane] - first)] = values[lane];
+    }
+}
+
+static void write_gradient(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t strip,
+                           const real *e, real *out, void *scratch)
+{
+    ptrdiff_t size = strip_size(plan, block);
+    struct pair factor = pair_in_strip(plan, &group->factor, strip);
+    struct pair upstream = pair_in_strip(plan, &group->upstream, strip);
+    if (has_dense_targets(plan)) {
+        const real *targets = read_dense_targets(plan, group, block, strip, scratch);
+        EACH_VECTOR(size, gradient_step, e, targets, out, factor, upstream);
+        vec step = group->upstream.high * group->target;
+        EACH_LANE_OF_STRIP(plan, group, strip, lane)
+        {
+            ptrdiff_t i = group->label[lane] - block * BLOCK;
+            if (i >= 0 && i < block_length(plan, block)) out[index_in_strip(plan, lane, i)] -= step[lane];
+        }
+    } else {
+        struct pair step = multiply_pairs(group->upstream, (struct pair){group->target, splat(0)});
+        vec at_labels = values_at_labels(plan, group, block, strip, e, group->factor, step);
+        if (plan->streamed) stream_scaled(e, out, size, factor);
+        else write_scaled(e, out, size, factor);
+        write_at_labels(plan, group, block, strip, out, at_labels);
     }
     clear_ignored(plan, group, strip, out, size);
 }
@@ -162,25 +198,14 @@ static void write_grad_hess(const struct plan *plan, const struct group *group, 
     real *hessian =
         strip_to_write(hessian_rows, plan->vertical, strip, first, strip_memory(plan, scratch, STRIP_HESSIAN));
 
-    /* The label's own element, before the loop writes over its exponential. */
-    vec at_label = splat(0);
-    EACH_LANE_OF_STRIP(plan, group, strip, lane)
-    {
-        if (label_in_block(group, lane, first, length))
-            at_label[lane] = e[index_in_strip(plan, lane, group->label[lane] - first)];
-    }
-    at_label = fma_(at_label, group->factor.high, at_label * group->factor.low);
-    at_label = (at_label - splat(1)) * group->weight;
-
+    struct pair one = {splat(1), splat(0)};
+    vec at_labels = values_at_labels(plan, group, block, strip, e, group->factor, one) * group->weight;
+    at_labels = choose(equal(group->weight, splat(0)), splat(0), at_labels);
     struct pair factor = pair_in_strip(plan, &group->factor, strip);
     vec weight = in_strip(plan, &group->weight, strip);
     EACH_VECTOR(size, grad_hess_step, e, given, gradient, hessian, factor, weight, splat((real)job->factor),
                 splat((real)job->min_hess));
-    EACH_LANE_OF_STRIP(plan, group, strip, lane)
-    {
-        if (group->weight[lane] != 0 && label_in_block(group, lane, first, length))
-            gradient[index_in_strip(plan, lane, group->label[lane] - first)] = at_label[lane];
-    }
+    write_at_labels(plan, group, block, strip, gradient, at_labels);
     if (!stays_in_scratch(plan))
         write_strip(gradient_rows, plan->vertical, strip, group->count, first, length, gradient);
     write_strip(hessian_rows, plan->vertical, strip, group->count, first, length, hessian);

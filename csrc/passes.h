@@ -136,19 +136,19 @@ INLINE void chain_step(struct chain *chain, const struct sum_strip *strip, ptrdi
         const vec infinity = splat((real)__builtin_inf());
         vec unit = splat(1);
         /* b * inf keeps the signs of infinite terms apart. */
-        if (mode & WEIGHTED) unit = select(equal(strip->row_max, infinity), second * infinity, second);
+        if (mode & WEIGHTED) unit = choose(equal(strip->row_max, infinity), second * infinity, second);
         lane_mask is_max = equal(x, strip->row_max);
         /* In a row of -inf alone the padding of a tail equals the max. */
         if (lanes < LANES) is_max &= first_lanes(lanes);
-        chain->ties += select(is_max, unit, splat(0));
-        if (mode & STORE) value = select(is_max, strip->max_exponential, value);
+        chain->ties += choose(is_max, unit, splat(0));
+        if (mode & STORE) value = choose(is_max, strip->max_exponential, value);
     }
     if (mode & TARGETS) {
         /* A target of 0 costs nothing, even where the distance is infinite. */
-        vec distance = select(equal(second, splat(0)), splat(0), strip->row_max - x);
+        vec distance = choose(equal(second, splat(0)), splat(0), strip->row_max - x);
         struct pair term = two_product(distance, second);
         /* An infinite product has no low part. */
-        term.low = select(equal(term.low, term.low), term.low, splat(0));
+        term.low = choose(equal(term.low, term.low), term.low, splat(0));
         add_term(&chain->cost, term);
         add_term(&chain->mass, (struct pair){second, splat(0)});
     }
@@ -317,11 +317,12 @@ static void stream_scaled(const real *e, real *out, ptrdiff_t size, struct pair 
 
 /* out = e * factor - scale * targets */
 INLINE void gradient_step(ptrdiff_t i, ptrdiff_t lanes, const real *e, const real *targets, real *out,
-                          struct pair factor, vec scale)
+                          struct pair factor, struct pair scale)
 {
-    vec value = load_lanes(e + i, lanes);
-    vec gradient = fma_(value, factor.high, value * factor.low);
-    store_lanes(out + i, lanes, fma_(-scale, load_lanes(targets + i, lanes), gradient));
+    vec value = load_lanes(e + i, lanes), target = load_lanes(targets + i, lanes);
+    struct pair step = two_product(scale.high, target);
+    step.low = fma_(scale.low, target, step.low);
+    store_lanes(out + i, lanes, fma_(value, factor.high, -step.high) + fma_(value, factor.low, -step.low));
 }
 
 /* out = (x - max) / T - log_sum */
@@ -339,26 +340,36 @@ static void stream_log(const real *x, real *out, ptrdiff_t size, vec row_max, ve
     EACH_VECTOR(size - i, log_step, x + i, out + i, row_max, log_sum);
 }
 
+/* (x - max) / T; in halves where the quotient may be finite though the difference is not. */
+INLINE vec scaled_distance(vec x, vec row_max, vec temperature)
+{
+    vec scale = choose(less(splat(1), temperature), splat((real)0.5), splat(1));
+    return (x * scale - row_max * scale) / (temperature * scale);
+}
+
 INLINE void scaled_log_step(ptrdiff_t i, ptrdiff_t lanes, const real *x, real *out, vec row_max, vec log_sum,
                             vec temperature)
 {
-    store_lanes(out + i, lanes, (load_lanes(x + i, lanes) - row_max) / temperature - log_sum);
+    store_lanes(out + i, lanes, scaled_distance(load_lanes(x + i, lanes), row_max, temperature) - log_sum);
 }
 
-/* out = p * (g - dot) */
-INLINE void vjp_step(ptrdiff_t i, ptrdiff_t lanes, const real *p, const real *g, real *out, vec dot)
+/* out = p * (g - dot), as p*g - p*dot: rounded no more than the larger of these. */
+INLINE void vjp_step(ptrdiff_t i, ptrdiff_t lanes, const real *p, const real *g, real *out, struct pair dot)
 {
-    store_lanes(out + i, lanes, load_lanes(p + i, lanes) * (load_lanes(g + i, lanes) - dot));
+    vec probability = load_lanes(p + i, lanes);
+    struct pair product = two_product(probability, dot.high);
+    product.low = fma_(probability, dot.low, product.low);
+    store_lanes(out + i, lanes, fma_(probability, load_lanes(g + i, lanes), -product.high) - product.low);
 }
 
 /* out = g - e**x * total, where the exponential comes times 2**(SUM_EXPONENT - N): the power
  * is taken back in two exact halves, so that it neither overflows nor underflows by itself. */
 INLINE void log_vjp_step(ptrdiff_t i, ptrdiff_t lanes, const real *x, const real *g, real *out,
-                         const struct exp_shift *shift, vec half_power, vec other_half, vec total)
+                         const struct exp_shift *shift, vec half_power, vec other_half, struct pair total)
 {
     vec logp = min(splat(EXP_LIMIT), load_lanes(x + i, lanes));
     vec p = rounded(shifted_exp(logp, shift, 0, NULL)) * half_power * other_half;
-    store_lanes(out + i, lanes, load_lanes(g + i, lanes) - p * total);
+    store_lanes(out + i, lanes, fma_(-p, total.high, load_lanes(g + i, lanes)) - p * total.low);
 }
 
 /* gradient = (p - y) * weight, hessian = max(factor * p * (1 - p) * weight, least); y NULL: 0 */
@@ -370,21 +381,21 @@ INLINE void grad_hess_step(ptrdiff_t i, ptrdiff_t lanes, const real *e, const re
     vec p = fma_(value, scale.high, value * scale.low);
     vec g = (p - (y ? load_lanes(y + i, lanes) : zero)) * weight;
     vec h = factor * p * (splat(1) - p) * weight;
-    store_lanes(gradient + i, lanes, select(ignored, zero, g));
-    store_lanes(hessian + i, lanes, max(least, select(ignored, zero, h))); /* a NaN stays one */
+    store_lanes(gradient + i, lanes, choose(ignored, zero, g));
+    store_lanes(hessian + i, lanes, max(least, choose(ignored, zero, h))); /* a NaN stays one */
 }
 
 /* out = 0 in the lanes of ignored rows */
 INLINE void clear_step(ptrdiff_t i, ptrdiff_t lanes, real *out, lane_mask ignored)
 {
-    store_lanes(out + i, lanes, select(ignored, splat(0), load_lanes(out + i, lanes)));
+    store_lanes(out + i, lanes, choose(ignored, splat(0), load_lanes(out + i, lanes)));
 }
 
 /* kept = x, but -inf where b is 0 */
 INLINE void drop_zeros_step(ptrdiff_t i, ptrdiff_t lanes, const real *x, const real *b, real *kept)
 {
     lane_mask absent = equal(load_lanes(b + i, lanes), splat(0));
-    store_lanes(kept + i, lanes, select(absent, splat(-(real)__builtin_inf()), load_lanes(x + i, lanes)));
+    store_lanes(kept + i, lanes, choose(absent, splat(-(real)__builtin_inf()), load_lanes(x + i, lanes)));
 }
 
 #endif

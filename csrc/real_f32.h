@@ -10,6 +10,7 @@ typedef uint32_t bit_pattern;
 #define MANTISSA_BITS 23
 #define EXPONENT_BIAS 127
 #define REAL_MAX FLT_MAX
+#define REAL_TRUE_MIN FLT_TRUE_MIN
 
 /* 1.5 * 2**MANTISSA_BITS: adding it rounds to an integer, which is then found in the low bits. */
 #define ROUND_MAGIC 0x1.8000000000000p+23f

@@ -10,6 +10,7 @@ typedef uint64_t bit_pattern;
 #define MANTISSA_BITS 52
 #define EXPONENT_BIAS 1023
 #define REAL_MAX DBL_MAX
+#define REAL_TRUE_MIN DBL_TRUE_MIN
 
 /* 1.5 * 2**MANTISSA_BITS: adding it rounds to an integer, which is then found in the low bits. */
 #define ROUND_MAGIC 0x1.8000000000000p+52

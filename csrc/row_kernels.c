@@ -156,8 +156,10 @@ static void write_selected(const struct plan *plan, const struct group *group)
         for (ptrdiff_t k = 0; k < job->n_selected; k++) {
             int64_t label = read_label(labels->lane[lane] + k * labels->axis_stride, job->label_type);
             if (label < 0 || label >= job->n) continue; /* changed since it was checked */
-            real distance = *element(&group->rows[FSM_X], lane, (ptrdiff_t)label) - group->row_max[lane];
-            if (is_scaled(plan)) distance /= group->temperature[lane];
+            real x = *element(&group->rows[FSM_X], lane, (ptrdiff_t)label), row_max = group->row_max[lane];
+            real distance = x - row_max;
+            if (is_scaled(plan))
+                distance = scaled_distance(splat(x), splat(row_max), splat(group->temperature[lane]))[0];
             *element(&group->rows[FSM_OUT], lane, k) = distance - group->log_sum.high[lane];
         }
     }
@@ -215,7 +217,7 @@ static void write_log_softmax_vjp(const struct plan *plan, const struct group *g
     vec n = (splat(ROUND_MAGIC) - shift.magic) / splat(TABLE_SIZE);
     vec half = (n * splat((real)0.5) + splat(ROUND_MAGIC)) - splat(ROUND_MAGIC);
     vec half_power = power_of_two(half), other_half = power_of_two(n - half);
-    EACH_VECTOR(size, log_vjp_step, x, g, out, &shift, half_power, other_half, total.high + total.low);
+    EACH_VECTOR(size, log_vjp_step, x, g, out, &shift, half_power, other_half, total);
 }
 
 static void write_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *scratch)
@@ -243,7 +245,7 @@ static void write_phase(const struct plan *plan, const struct group *group, ptrd
         case FSM_SOFTMAX_VJP: {
             struct pair dot = pair_in_strip(plan, &group->sums.cost, strip);
             const real *g = read_second(plan, group, block, strip, scratch);
-            EACH_VECTOR(size, vjp_step, from, g, out, dot.high + dot.low);
+            EACH_VECTOR(size, vjp_step, from, g, out, dot);
             break;
         }
         case FSM_LOG_SOFTMAX_VJP: {

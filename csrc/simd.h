@@ -90,7 +90,7 @@ typedef ivec lane_mask;
 #if VECTOR_BYTES == 64
 INLINE lane_mask equal(vec a, vec b) { return COMPARE((native)a, (native)b, _CMP_EQ_OQ); }
 INLINE lane_mask less(vec a, vec b) { return COMPARE((native)a, (native)b, _CMP_LT_OQ); }
-INLINE vec select(lane_mask condition, vec yes, vec no)
+INLINE vec choose(lane_mask condition, vec yes, vec no)
 {
     return (vec)INTRINSIC(mask_blend)(condition, (native)no, (native)yes);
 }
@@ -98,7 +98,7 @@ INLINE int is_set(lane_mask mask, ptrdiff_t lane) { return mask >> lane & 1; }
 #else
 INLINE lane_mask equal(vec a, vec b) { return a == b; }
 INLINE lane_mask less(vec a, vec b) { return a < b; }
-INLINE vec select(lane_mask condition, vec yes, vec no)
+INLINE vec choose(lane_mask condition, vec yes, vec no)
 {
 #if VECTOR_BYTES == 32
     return (vec)INTRINSIC(blendv)((native)no, (native)yes, (native)condition);
@@ -119,7 +119,7 @@ INLINE vec max(vec a, vec b)
 #ifdef INTRINSIC
     return (vec)INTRINSIC(max)((native)a, (native)b);
 #else
-    return select(less(b, a), a, b);
+    return choose(less(b, a), a, b);
 #endif
 }
 
@@ -128,7 +128,7 @@ INLINE vec min(vec a, vec b)
 #ifdef INTRINSIC
     return (vec)INTRINSIC(min)((native)a, (native)b);
 #else
-    return select(less(a, b), a, b);
+    return choose(less(a, b), a, b);
 #endif
 }
 
@@ -153,7 +153,7 @@ INLINE vec load_first(const real *from, ptrdiff_t count, real fill)
     return (vec)INTRINSIC(mask_loadu)((native)splat(fill), first_lanes(count), from);
 #elif VECTOR_BYTES == 32
     lane_mask wanted = first_lanes(count);
-    return select(wanted, (vec)INTRINSIC(maskload)(from, (__m256i)wanted), splat(fill));
+    return choose(wanted, (vec)INTRINSIC(maskload)(from, (__m256i)wanted), splat(fill));
 #else
     vec result = splat(fill);
     EACH_LANE(i) if (i < count) result[i] = from[i];

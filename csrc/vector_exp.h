@@ -30,7 +30,8 @@ struct exp_shift {
     vec magic;    /* ROUND_MAGIC - TABLE_SIZE * (N - SUM_EXPONENT) */
     vec lowest;   /* y at and below which the exponential is 0 */
     /* With a temperature y = x / temperature, kept to twice the precision. */
-    vec temperature, inverse_high, inverse_low;
+    vec prescale; /* a power of two on x and temperature, where the inverse would leave the range */
+    vec inverse_high, inverse_low;
     vec lowest_x; /* keeps the product finite */
 };
 
@@ -69,13 +70,13 @@ INLINE struct exponential shifted_exp(vec x, const struct exp_shift *shift, int 
 {
     vec y = x - shift->subtract, y_low = splat(0);
     if (scaled) {
-        y = max(shift->lowest_x, y);
-        struct pair product = two_product(y, shift->inverse_high);
+        vec scaled_x = max(shift->lowest_x, y * shift->prescale);
+        struct pair product = two_product(scaled_x, shift->inverse_high);
         y = product.high;
-        y_low = fma_(max(shift->lowest_x, x - shift->subtract), shift->inverse_low, product.low);
+        y_low = fma_(scaled_x, shift->inverse_low, product.low);
     }
     y = max(shift->lowest, y);
-    if (zero_at) y = select(equal(x, *zero_at), shift->lowest, y);
+    if (zero_at) y = choose(equal(x, *zero_at), shift->lowest, y);
     return exp_clamped(y, y_low, shift, scaled);
 }
 
@@ -85,22 +86,24 @@ INLINE struct exp_shift shift_for(vec row_max, vec temperature, int scaled)
     struct exp_shift shift;
     vec y_max = row_max;
     if (scaled) {
-        struct pair inverse = reciprocal((struct pair){temperature, splat(0)});
-        shift.temperature = temperature;
+        const vec tiny = splat(1 / SUM_SCALE), huge = splat(SUM_SCALE * (1 << 30));
+        shift.prescale = choose(less(temperature, tiny), splat(SUM_SCALE), splat(1));
+        shift.prescale = choose(less(huge, temperature), tiny, shift.prescale);
+        struct pair inverse = reciprocal((struct pair){temperature * shift.prescale, splat(0)});
         shift.inverse_high = inverse.high;
         shift.inverse_low = inverse.low;
-        y_max = row_max * inverse.high;
+        y_max = row_max * shift.prescale * inverse.high;
     }
     /* An empty row's max is -inf: its elements must come out as 0, so nothing is subtracted. */
     vec zero = splat(0);
     lane_mask plain = less(absolute(y_max), splat(LARGE_MAX));
-    shift.subtract = select(plain | equal(row_max, splat(-(real)__builtin_inf())), zero, row_max);
-    y_max = select(plain, y_max, zero);
+    shift.subtract = choose(plain | equal(row_max, splat(-(real)__builtin_inf())), zero, row_max);
+    y_max = choose(plain, y_max, zero);
     vec n = fma_(y_max, splat(LOG2_E), splat(ROUND_MAGIC)) - splat(ROUND_MAGIC);
     vec n_scaled = n - splat(SUM_EXPONENT);
     shift.magic = splat(ROUND_MAGIC) - splat(TABLE_SIZE) * n_scaled;
     shift.lowest = (n_scaled - splat(EXPONENT_BIAS)) * splat(LN2);
-    if (scaled) shift.lowest_x = (shift.lowest - splat(4)) * temperature;
+    if (scaled) shift.lowest_x = (shift.lowest - splat(4)) * (temperature * shift.prescale);
     return shift;
 }
 

@@ -28,8 +28,8 @@ INLINE struct pair log_of_sum(vec count, struct pair q)
     unscaled.low += q.low;
     vec k_real = __builtin_convertvector(k, vec);
     lane_mask is_near_one = equal(k_real, splat(0));
-    f.high = select(is_near_one, unscaled.high, f.high);
-    f.low = select(is_near_one, unscaled.low, f.low);
+    f.high = choose(is_near_one, unscaled.high, f.high);
+    f.low = choose(is_near_one, unscaled.low, f.low);
 
     vec s = f.high / (splat(2) + f.high);
     vec z = s * s;

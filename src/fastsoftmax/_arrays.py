@@ -115,6 +115,15 @@ def mask_of(where: ArrayLike | None, shape: tuple[int, ...]) -> Array | None:
     return broadcast(mask, shape, "where")
 
 
+def common_shape(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    """numpy.broadcast_shapes for any number of dimensions an array can have: that stops at 32."""
+    longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
+    shorter = (1,) * (len(longer) - len(shorter)) + shorter
+    if any(m != n and 1 not in (m, n) for m, n in zip(longer, shorter, strict=True)):
+        raise ValueError(f"shapes {a} and {b} do not broadcast")
+    return tuple(m if n == 1 else n for m, n in zip(longer, shorter, strict=True))
+
+
 def broadcast(array: Array, shape: tuple[int, ...], name: str) -> Array:
     try:
         return np.broadcast_to(array, shape)

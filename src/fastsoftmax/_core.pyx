@@ -7,6 +7,7 @@ straight to its kernel; everything else goes the general way through `_functions
 """
 
 cimport numpy as np
+from libc.math cimport fma
 from numpy cimport (
     NPY_BYTE, NPY_DOUBLE, NPY_FLOAT, NPY_INT, NPY_LONG, NPY_LONGLONG, NPY_SHORT, NPY_UBYTE, NPY_UINT,
     NPY_ULONG, NPY_ULONGLONG, NPY_USHORT, PyArray_CheckExact, PyArray_DATA, PyArray_DIMS,
@@ -47,6 +48,7 @@ cdef inline void clear(fsm_job *job, fsm_operation operation, int is_double) noe
     job.label_smoothing = 0
     job.z_loss = 0
     job.grad_scale = 1
+    job.grad_scale_low = 0
     job.sum_losses = 0
     for name in range(FSM_OPERANDS):
         job.operands[name].data = NULL
@@ -80,6 +82,14 @@ cdef inline void set_operand(fsm_job *job, int name, ndarray array, int axis) no
         else:
             operand.strides[kept] = strides[d]
             kept += 1
+
+
+cdef inline void divide_gradient(fsm_job *job, double denominator) noexcept nogil:
+    """job.grad_scale /= denominator, to twice the precision."""
+    cdef double scale = job.grad_scale, quotient = scale / denominator
+    cdef double low = fma(-quotient, denominator, scale) / denominator
+    job.grad_scale = quotient
+    job.grad_scale_low = low if low == low else 0.0
 
 
 cdef inline int run_job(fsm_job *job) except -1:
@@ -416,7 +426,7 @@ cdef plain_cross_entropy(logits, labels, axis, out, bint wants_loss, bint wants_
     if check.bad_row >= 0 or check.counted == 0:
         return None  # the general way says what is wrong
     count = <double>check.counted
-    job.grad_scale = 1.0 / count
+    divide_gradient(&job, count)
     job.sum_losses = wants_loss
     run_job(&job)
     return x.dtype.type(job.loss_sum / count) if wants_loss else None, gradient
@@ -630,9 +640,8 @@ def run(int operation, ndarray x, int axis, *, out=None, second=None, hessian=No
         if mean is not None:
             denominator = check.weight_sum if check.counted else numpy.nan
             # Where nothing counts the mean is NaN; the gradient is 0 all the same.
-            job.grad_scale = grad_scale / denominator if check.counted and denominator else grad_scale
-            if check.counted and denominator == 0:
-                job.grad_scale = grad_scale * numpy.inf
+            if check.counted:
+                divide_gradient(&job, denominator)
     run_job(&job)
     return job.loss_sum / denominator
 

@@ -20,6 +20,7 @@ from fastsoftmax._arrays import (
     as_rows,
     broadcast,
     check_out,
+    common_shape,
     computed_in,
     deliver,
     floating_dtype,
@@ -103,10 +104,9 @@ def logsumexp(
         factors = as_ndarray(b, "b")
         dtype = _common_dtype(x, given, b, factors)
         try:
-            both = np.broadcast_shapes(given.shape, factors.shape)
+            both = common_shape(given.shape, factors.shape)
         except ValueError:
             raise ValueError(f"x and b have shapes {given.shape} and {factors.shape}, which do not broadcast") from None
-        # Not broadcast_arrays: that stops at 32 dimensions.
         given, factors = np.broadcast_to(given, both), np.broadcast_to(factors, both)
     axes = row_axes(axis, given.ndim)
     mask = mask_of(where, given.shape)
@@ -133,17 +133,34 @@ def logsumexp(
         if factors is None and return_sign:
             factors = np.broadcast_to(array.dtype.type(1), array.shape)
         second = None if factors is None else as_rows(factors, axes)[0]
+        scale = None
+        if second is not None:
+            second, scale = _within_range(second, row_axis)
         _core.run(_core.LOGSUMEXP, rows, row_axis, second=second, row_out=target, sign_out=sign)
+        if scale is not None:
+            target += scale * array.dtype.type(np.log(2))
     value = deliver(target.reshape(shape), out, dtype)
     return (value, deliver(sign.reshape(shape), None, dtype)) if sign is not None else value
+
+
+def _within_range(b: Array, axis: int) -> tuple[Array, Array | None]:
+    """Factors whose sums neither overflow nor underflow: b / 2**scale, scale one integer a row or None for 0."""
+    limit = np.finfo(b.dtype).maxexp // 4
+    with np.errstate(all="ignore"):
+        largest = np.max(np.abs(b), axis=axis)
+        beyond = np.isfinite(largest) & (largest > 0) & ((largest > 2.0**limit) | (largest < 2.0**-limit))
+        if not beyond.any():
+            return b, None
+        scale = np.where(beyond, np.frexp(largest)[1], 0)
+        return np.ldexp(b, -np.expand_dims(scale, axis)), scale.astype(b.dtype)
 
 
 def _common_dtype(x: Any, x_array: Array, b: Any, b_array: Array) -> np.dtype[Any]:
     """NumPy's promotion of both; Python scalars are weak; never an integer."""
     x_dtype, b_dtype = floating_dtype(x_array.dtype, "x"), floating_dtype(b_array.dtype, "b")
-    if isinstance(b, int | float):
+    if type(b) in (bool, int, float):
         return x_dtype
-    if isinstance(x, int | float):
+    if type(x) in (bool, int, float):
         return b_dtype
     return floating_dtype(np.result_type(x_array.dtype, b_array.dtype), "x and b together")
 
@@ -341,7 +358,7 @@ def selected_log_softmax(
     batch = [1 if d == axis else size for d, size in enumerate(given.shape)]
     chosen = [1 if d == axis else size for d, size in enumerate(picks.shape)]
     try:
-        rows_shape = list(np.broadcast_shapes(tuple(batch), tuple(chosen)))
+        rows_shape = list(common_shape(tuple(batch), tuple(chosen)))
     except ValueError:
         raise ValueError(f"index has shape {picks.shape}, expected one that fits logits' {given.shape}") from None
 

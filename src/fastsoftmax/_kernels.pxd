@@ -55,7 +55,7 @@ cdef extern from "fastsoftmax.h" nogil:
         int has_ignore_index
         int64_t ignore_index
         const void *class_weight
-        double label_smoothing, z_loss, grad_scale, factor, min_hess
+        double label_smoothing, z_loss, grad_scale, grad_scale_low, factor, min_hess
         int sum_losses
         double loss_sum
 
