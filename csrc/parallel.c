@@ -30,7 +30,8 @@ static int environment_limit;      /* OMP_NUM_THREADS and the container's quota,
 static _Thread_local int block_limit; /* num_threads; 0 outside */
 
 #ifdef _OPENMP
-static int openmp_default = 1; /* what OpenMP's own limit is while nobody lowered it */
+static int openmp_default = 1; /* what OpenMP's own limit is while nobody changed it */
+static _Thread_local int raised_default; /* the same where fsm_request_threads raised it */
 static int in_forked_child;
 static _Thread_local int proved_team = 1;
 #endif
@@ -78,7 +79,22 @@ void fsm_initialise_threads(int limit, int openmp_limit)
 #endif
 }
 
-void fsm_request_threads(int threads) { atomic_store(&requested, threads); }
+#ifdef _OPENMP
+static int unchanged_openmp_limit(void) { return raised_default ? raised_default : openmp_default; }
+#endif
+
+/* Where more threads are asked for than OpenMP's own limit, that is raised for the calling
+ * thread: else a later limit equal to the default could not be told from the default. */
+void fsm_request_threads(int threads)
+{
+    atomic_store(&requested, threads);
+#ifdef _OPENMP
+    int limit = omp_get_max_threads();
+    if (threads <= limit || limit != unchanged_openmp_limit()) return;
+    omp_set_num_threads(threads);
+    raised_default = threads;
+#endif
+}
 
 int fsm_limit_block(int threads)
 {
@@ -99,7 +115,7 @@ int thread_limit(void)
     if (block_limit && block_limit < limit) limit = block_limit;
     /* Somebody (threadpoolctl, omp_set_num_threads) changed the calling thread's limit. */
     int openmp_limit = omp_get_max_threads();
-    if (openmp_limit != openmp_default && openmp_limit < limit) limit = openmp_limit;
+    if (openmp_limit != unchanged_openmp_limit() && openmp_limit < limit) limit = openmp_limit;
     if (omp_get_thread_limit() < limit) limit = omp_get_thread_limit();
     if (omp_in_parallel()) limit = 1;
     return limit > 0 ? limit : 1;
