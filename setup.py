@@ -92,6 +92,7 @@ setup(
                 include_dirs=["csrc", numpy.get_include()],
                 define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
                 depends=KERNEL_SOURCES,
+                libraries=[] if os.name == "nt" else ["m"],  # fma, where the CPU has none
             )
         ],
         include_path=["src"],

@@ -48,8 +48,7 @@ def minimax(function, weight, low, high, terms):
     """Coefficients c minimising max |weight(x) * (sum(c[k] x**k) - function(x))| (Remez)."""
     grid = [low + (high - low) * mpf(i) / 4000 for i in range(1, 4000)]
     points = [
-        (low + high) / 2 - (high - low) / 2 * mp.cos(mp.pi * (2 * i + 1) / (2 * terms + 2))
-        for i in range(terms + 1)
+        (low + high) / 2 - (high - low) / 2 * mp.cos(mp.pi * (2 * i + 1) / (2 * terms + 2)) for i in range(terms + 1)
     ]
     for _ in range(12):
         system = mp.matrix(terms + 1)
@@ -61,9 +60,7 @@ def minimax(function, weight, low, high, terms):
             target[row] = function(x)
         solution = mp.lu_solve(system, target)
         coefficients = [solution[k] for k in range(terms)]
-        errors = [
-            weight(x) * (mp.polyval(coefficients[::-1], x) - function(x)) for x in grid
-        ]
+        errors = [weight(x) * (mp.polyval(coefficients[::-1], x) - function(x)) for x in grid]
         # One extremum from every run of equal sign.
         extrema, best = [], 0
         for i in range(1, len(grid)):
@@ -135,17 +132,13 @@ def header(fmt):
         return (2 * mp.atanh(s) - 2 * s) / (s * z) if z else mpf(2) / 3
 
     largest_s = (mp.sqrt(2) - 1) / (mp.sqrt(2) + 1) * mpf("1.0001")
-    log_coefficients, log_error = minimax(
-        log_tail, lambda z: z, tiny, largest_s**2, fmt.log_terms
-    )
+    log_coefficients, log_error = minimax(log_tail, lambda z: z, tiny, largest_s**2, fmt.log_terms)
 
     powers = [mp.power(2, mpf(j) / entries) for j in range(entries)]
     rounded = [nearest(p, precision) for p in powers]
     # An index j sits below the exponent in the rounded argument. Taking j away
     # here lets one shift and one addition put the exponent in place.
-    shifted = [
-        bits_of(fmt, p) - (j << (fmt.mantissa_bits - fmt.table_bits)) for j, p in enumerate(powers)
-    ]
+    shifted = [bits_of(fmt, p) - (j << (fmt.mantissa_bits - fmt.table_bits)) for j, p in enumerate(powers)]
     tails = [(p - q) / q for p, q in zip(powers, rounded, strict=True)]
 
     step_high = nearest(step, precision)

@@ -22,7 +22,7 @@
 enum fsm_operation {
     FSM_SOFTMAX,          /* out = e**(x/T) / sum(e**(x/T)) */
     FSM_LOG_SOFTMAX,      /* out = x/T - ln(sum(e**(x/T))) */
-    /* row_out = ln(|sum(second * e**x)|), sign_out its sign; second absent: 1. Each row's
+    /* row_out = ln(|sum(second * e**x)|), with a second operand sign_out its sign. Each row's
      * largest |second| is 0, infinite or from 2**-32 to 2**32 (float64: 2**-256 to 2**256). */
     FSM_LOGSUMEXP,
     FSM_SELECT,           /* out[k] = log_softmax(x)[labels[k]] for n_selected k */

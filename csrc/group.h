@@ -138,13 +138,15 @@ static void point_to_rows(const struct plan *plan, struct group *group, enum fsm
     const struct fsm_operand *operand = &job->operands[name];
     struct row_pointers *rows = &group->rows[name];
     rows->axis_stride = operand->axis_stride;
-    if (job->dimensions == 1) {
-        char *lane_data = operand->data + group->first_row * operand->strides[0];
+    int inner = job->dimensions - 1;
+    if (inner == 0 || group->first_row % job->shape[inner] + group->count <= job->shape[inner]) {
+        ptrdiff_t stride = operand->strides[inner];
+        char *lane_data = operand->data + row_offset(job, operand, group->first_row);
         for (ptrdiff_t lane = 0; lane < LANES; lane++) {
             rows->lane[lane] = lane_data;
-            if (lane + 1 < group->count) lane_data += operand->strides[0];
+            if (lane + 1 < group->count) lane_data += stride;
         }
-        rows->neighbours = operand->strides[0] == (ptrdiff_t)sizeof(real) && group->count == LANES;
+        rows->neighbours = stride == (ptrdiff_t)sizeof(real) && group->count == LANES;
         return;
     }
     int neighbours = group->count == LANES;

@@ -17,8 +17,8 @@
  * (64 bytes a step) takes 256 KiB: it stays in a core's L2 cache. */
 #define BLOCK ((ptrdiff_t)4096)
 
-/* Vertical groups that are read and written together, at most. */
-#define MAX_PANEL 8
+/* Groups that go through each phase one after the other, at most. */
+#define BATCH_GROUPS ((ptrdiff_t)8)
 
 /* What the driver found out about a job, the same for all of its threads. */
 struct plan {
@@ -29,7 +29,7 @@ struct plan {
     int streamed;          /* outputs go past the caches */
     ptrdiff_t group_rows;  /* at most */
     ptrdiff_t strip_bytes; /* of one strip of scratch memory */
-    ptrdiff_t panel_groups;        /* vertical groups read and written together */
+    ptrdiff_t panel_groups;        /* read and written together, see panel.h */
     ptrdiff_t group_scratch_bytes; /* of each of them */
     ptrdiff_t scratch_bytes;       /* of a thread */
 };

@@ -1,8 +1,9 @@
-/* Vertical groups side by side: their strips are read and written together.
+/* Panels: vertical groups side by side, whose strips are read and written together.
  *
- * A group of columns takes 64 bytes of each line of memory that lies along its rows; a
- * panel takes several groups' at once, so that the processor fetches them in longer runs,
- * and each page's address is looked up once. */
+ * A group of columns takes 64 bytes of each line of memory that lies along its rows. Lines a
+ * power of two apart share a few places in every cache, and what the processor fetched ahead
+ * of one group's turn would be gone by the next one's: so a panel takes up to a page's worth
+ * of neighbouring columns from each line, in one run. */
 #ifndef FASTSOFTMAX_PANEL_H
 #define FASTSOFTMAX_PANEL_H
 
@@ -13,42 +14,35 @@ static void *group_scratch(const struct plan *plan, void *scratch, ptrdiff_t gro
     return (char *)scratch + group * plan->group_scratch_bytes;
 }
 
-/* The groups' rows are neighbours all through the panel. */
-static int lie_side_by_side(const struct group *groups, ptrdiff_t count, enum fsm_operand_name name)
+/* Rows [first, last) are whole groups of neighbouring columns. */
+static int lie_side_by_side(const struct plan *plan, enum fsm_operand_name name, ptrdiff_t first, ptrdiff_t last)
 {
-    for (ptrdiff_t g = 0; g < count; g++) {
-        if (!groups[g].rows[name].neighbours) return 0;
-        if (groups[g].rows[name].lane[0] != groups[0].rows[name].lane[0] + g * VECTOR_BYTES) return 0;
-    }
-    return 1;
+    const struct fsm_job *job = plan->job;
+    int inner = job->dimensions - 1;
+    return (last - first) % LANES == 0 && job->operands[name].strides[inner] == (ptrdiff_t)sizeof(real) &&
+           first % job->shape[inner] + (last - first) <= job->shape[inner];
 }
 
-static void read_panel(const struct plan *plan, const struct group *groups, ptrdiff_t count, void *scratch)
+static void read_panel(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *scratch)
 {
-    if (count > 1 && !is_weighted(plan) && lie_side_by_side(groups, count, FSM_X)) {
-        const struct row_pointers *rows = &groups[0].rows[FSM_X];
-        for (ptrdiff_t i = 0; i < plan->job->n; i++)
-            for (ptrdiff_t g = 0; g < count; g++)
-                store(strip_memory(plan, group_scratch(plan, scratch, g), STRIP_X) + i * LANES,
-                      load(element(rows, 0, i) + g * LANES));
-        return;
+    const struct fsm_operand *x = &plan->job->operands[FSM_X];
+    const char *start = x->data + row_offset(plan->job, x, first);
+    for (ptrdiff_t i = 0; i < plan->job->n; i++) {
+        const real *line = (const real *)(const void *)(start + i * x->axis_stride);
+        for (ptrdiff_t g = 0; g < (last - first) / LANES; g++)
+            store(strip_memory(plan, group_scratch(plan, scratch, g), STRIP_X) + i * LANES, load(line + g * LANES));
     }
-    for (ptrdiff_t g = 0; g < count; g++) read_x(plan, &groups[g], 0, 0, group_scratch(plan, scratch, g));
 }
 
-static void write_panel(const struct plan *plan, const struct group *groups, ptrdiff_t count, void *scratch)
+static void write_panel(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *scratch)
 {
-    if (count > 1 && lie_side_by_side(groups, count, FSM_OUT)) {
-        const struct row_pointers *rows = &groups[0].rows[FSM_OUT];
-        for (ptrdiff_t i = 0; i < plan->job->n; i++)
-            for (ptrdiff_t g = 0; g < count; g++)
-                store(element(rows, 0, i) + g * LANES,
-                      load(strip_memory(plan, group_scratch(plan, scratch, g), STRIP_X) + i * LANES));
-        return;
+    const struct fsm_operand *out = &plan->job->operands[FSM_OUT];
+    char *start = out->data + row_offset(plan->job, out, first);
+    for (ptrdiff_t i = 0; i < plan->job->n; i++) {
+        real *line = (real *)(void *)(start + i * out->axis_stride);
+        for (ptrdiff_t g = 0; g < (last - first) / LANES; g++)
+            store(line + g * LANES, load(strip_memory(plan, group_scratch(plan, scratch, g), STRIP_X) + i * LANES));
     }
-    for (ptrdiff_t g = 0; g < count; g++)
-        scatter_rows(&groups[g].rows[FSM_OUT], groups[g].count, 0, plan->job->n,
-                     strip_memory(plan, group_scratch(plan, scratch, g), STRIP_X));
 }
 
 #endif

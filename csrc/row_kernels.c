@@ -295,18 +295,34 @@ static void run_groups(const struct plan *plan, struct group *groups, ptrdiff_t 
 
 static void rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *losses, void *scratch)
 {
-    struct group groups[MAX_PANEL];
-    ptrdiff_t row = first;
-    while (row < last) {
-        ptrdiff_t count = 0;
-        while (count < plan->panel_groups && row < last) {
-            ptrdiff_t end = row + plan->group_rows < last ? row + plan->group_rows : last;
-            begin(plan, &groups[count++], row, end);
-            row = end;
+    struct group groups[BATCH_GROUPS];
+    ptrdiff_t panel_rows = plan->panel_groups * plan->group_rows;
+    int in_scratch = stays_in_scratch(plan), writes = writes_elements(plan);
+    for (ptrdiff_t panel = first; panel < last; panel += panel_rows) {
+        ptrdiff_t panel_end = panel + panel_rows < last ? panel + panel_rows : last;
+        int read_together = in_scratch && !is_weighted(plan) && lie_side_by_side(plan, FSM_X, panel, panel_end);
+        int write_together = in_scratch && writes && lie_side_by_side(plan, FSM_OUT, panel, panel_end);
+        if (read_together) read_panel(plan, panel, panel_end, scratch);
+        ptrdiff_t row = panel;
+        for (ptrdiff_t done = 0; row < panel_end; done += BATCH_GROUPS) {
+            void *batch_scratch = group_scratch(plan, scratch, done);
+            ptrdiff_t count = 0;
+            while (count < BATCH_GROUPS && row < panel_end) {
+                ptrdiff_t end = row + plan->group_rows < panel_end ? row + plan->group_rows : panel_end;
+                begin(plan, &groups[count++], row, end);
+                row = end;
+            }
+            if (in_scratch && !read_together)
+                for (ptrdiff_t g = 0; g < count; g++)
+                    read_x(plan, &groups[g], 0, 0, group_scratch(plan, batch_scratch, g));
+            run_groups(plan, groups, count, losses ? (real *)losses + (groups[0].first_row - first) : NULL,
+                       batch_scratch);
+            if (in_scratch && writes && !write_together)
+                for (ptrdiff_t g = 0; g < count; g++)
+                    scatter_rows(&groups[g].rows[FSM_OUT], groups[g].count, 0, plan->job->n,
+                                 strip_memory(plan, group_scratch(plan, batch_scratch, g), STRIP_X));
         }
-        if (stays_in_scratch(plan)) read_panel(plan, groups, count, scratch);
-        run_groups(plan, groups, count, losses ? (real *)losses + (groups[0].first_row - first) : NULL, scratch);
-        if (stays_in_scratch(plan) && writes_elements(plan)) write_panel(plan, groups, count, scratch);
+        if (write_together) write_panel(plan, panel, panel_end, scratch);
     }
     if (plan->streamed) stream_fence();
 }

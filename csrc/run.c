@@ -16,6 +16,8 @@
 #define STREAM_BYTES ((ptrdiff_t)24 << 20)
 /* Bytes of the longest row whose exponentials wait in a thread's own memory meanwhile. */
 #define STREAM_ROW_BYTES ((ptrdiff_t)512 << 10)
+/* Bytes of a panel's columns in each line of memory: a page. */
+#define PANEL_LINE_BYTES ((ptrdiff_t)4096)
 /* Bytes of the strips of a panel: they stay in a core's second-level cache. */
 #define PANEL_BYTES ((ptrdiff_t)512 << 10)
 /* Bytes of the rows of a horizontal group: with what is written they fill a first-level cache. */
@@ -48,7 +50,8 @@ static struct plan make_plan(struct fsm_job *job, const struct kernels *kernels)
     plan.panel_groups = 1;
     if (plan.vertical && job->n <= BLOCK) {
         plan.panel_groups = (columns ? PANEL_BYTES : GROUP_BYTES) / plan.strip_bytes;
-        if (plan.panel_groups > MAX_PANEL) plan.panel_groups = MAX_PANEL;
+        ptrdiff_t most = columns ? PANEL_LINE_BYTES / (kernels->lanes * itemsize) : BATCH_GROUPS;
+        if (plan.panel_groups > most) plan.panel_groups = most;
         if (plan.panel_groups < 1) plan.panel_groups = 1;
     }
     plan.scratch_bytes = plan.panel_groups * plan.group_scratch_bytes;

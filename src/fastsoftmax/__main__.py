@@ -166,9 +166,7 @@ def check_results(screen: PlainScreen) -> list[_check.Outcome]:
     if len(dtypes) < 2:
         screen.line("Nothing here is wide enough to check float64 against")
     different = len(_check.differing(outcomes))
-    screen.line(
-        f"Same bits on every instruction set: {'no, ' + str(different) + ' differ' if different else 'yes'}"
-    )
+    screen.line(f"Same bits on every instruction set: {'no, ' + str(different) + ' differ' if different else 'yes'}")
     return outcomes
 
 
@@ -214,9 +212,7 @@ def compare_speeds(screen: PlainScreen, options: argparse.Namespace) -> list[dic
             )
     for record in records:
         if "wrong" in record:
-            screen.line(
-                f"{record['contender']}, {record['function']}, {record['shape_name']}: {record['wrong']}"
-            )
+            screen.line(f"{record['contender']}, {record['function']}, {record['shape_name']}: {record['wrong']}")
     spread = median(record["median"] / record["best"] for record in records if "best" in record)
     screen.line(f"\nMedian times are {spread:.2f} times the best ones (on a quiet machine below 1.2)")
     return records
@@ -228,9 +224,7 @@ def show_times(screen: PlainScreen, shapes: list[str], records: list[dict[str, A
     contenders = [name for name in _peers.ADAPTERS if any(name == contender for contender, _ in cells)]
     rows = [[name, *(time_cell(cells.get((name, shape))) for shape in shapes)] for name in contenders]
     function, dtype = records[0]["function"], records[0]["dtype"]
-    screen.table(
-        f"{function}, {dtype}: best time, and how many times fastsoftmax's that is", ["", *shapes], rows
-    )
+    screen.table(f"{function}, {dtype}: best time, and how many times fastsoftmax's that is", ["", *shapes], rows)
 
 
 def time_cell(record: dict[str, Any] | None) -> str:
@@ -261,9 +255,7 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     panels = list(dict.fromkeys((record["function"], record["dtype"]) for record in records))
     shapes = list(dict.fromkeys(record["shape_name"] for record in records))
     contenders = [name for name in _peers.ADAPTERS if name != _peers.OURS]
-    figure = Figure(
-        figsize=(12, 0.5 + 0.62 * len(shapes) * ((len(panels) + 1) // 2) + 1), layout="constrained"
-    )
+    figure = Figure(figsize=(12, 0.5 + 0.62 * len(shapes) * ((len(panels) + 1) // 2) + 1), layout="constrained")
     axes = figure.subplots((len(panels) + 1) // 2, 2 if len(panels) > 1 else 1, squeeze=False).ravel()
     for panel, (function, dtype) in zip(axes, panels, strict=False):
         ratios = {
@@ -291,11 +283,7 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
         panel.set_xticks([1, 10, 100], ["1x", "10x", "100x"])
     for unused in axes[len(panels) :]:
         unused.set_axis_off()
-    handles = {
-        label: handle
-        for axis in axes
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
+    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
     figure.suptitle("Time of one call, as a multiple of fastsoftmax's (longer bars: slower)")
     figure.savefig(path, dpi=130)
@@ -311,9 +299,7 @@ def main() -> int:
     records = compare_speeds(screen, options)
     if options.json:
         checked = [asdict(outcome) for outcome in outcomes]
-        options.json.write_text(
-            json.dumps({"configuration": config, "check": checked, "times": records}, indent=1)
-        )
+        options.json.write_text(json.dumps({"configuration": config, "check": checked, "times": records}, indent=1))
         screen.line(f"Written: {options.json}")
     if options.plot:
         try:
@@ -325,9 +311,7 @@ def main() -> int:
     ours_wrong = any("wrong" in record and record["contender"] == _peers.OURS for record in records)
     for outcome in failures:
         screen.line(f"Out of bounds: {outcome}")
-    screen.line(
-        f"{'FAILED' if failures or ours_wrong else 'All good'} after {time.perf_counter() - started:.0f} s"
-    )
+    screen.line(f"{'FAILED' if failures or ours_wrong else 'All good'} after {time.perf_counter() - started:.0f} s")
     return 1 if failures or ours_wrong else 0
 
 

@@ -163,12 +163,7 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], name: str 
 def is_same_memory(a: Array, b: Array) -> bool:
     """Every element of one lies where it lies in the other."""
     here, there = a.__array_interface__, b.__array_interface__
-    return (
-        here["data"][0] == there["data"][0]
-        and a.shape == b.shape
-        and a.strides == b.strides
-        and a.dtype == b.dtype
-    )
+    return here["data"][0] == there["data"][0] and a.shape == b.shape and a.strides == b.strides and a.dtype == b.dtype
 
 
 @overload
@@ -190,7 +185,7 @@ def apart_from(array: Array | None, outs: Sequence[Array], in_place: bool = Fals
 def share_memory(a: Array, b: Array) -> bool:
     """Some byte belongs to both; True as well where that is too hard to tell."""
     try:
-        return np.shares_memory(a, b, max_work=10_000)
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]  # the stub knows 0 and -1 alone
     except np.exceptions.TooHardError:
         return True
 

@@ -371,9 +371,9 @@ def selected_log_softmax(
     array = np.broadcast_to(readable(given, computed_in(dtype)), with_length(n))
     picks = np.broadcast_to(picks, result_shape)
     if row_temperatures is not None:
-        row_temperatures = broadcast(
-            np.expand_dims(row_temperatures, axis), with_length(1), "temperature"
-        ).squeeze(axis)
+        row_temperatures = broadcast(np.expand_dims(row_temperatures, axis), with_length(1), "temperature").squeeze(
+            axis
+        )
     target = np.empty(result_shape, array.dtype)
     if picks.size and n == 0:
         raise IndexError(f"index is {picks.flat[0]} for rows of no elements")

@@ -116,7 +116,7 @@ def get_num_threads() -> int:
     return _core.thread_limit()
 
 
-class num_threads:  # noqa: N801 - it is used like a function
+class num_threads:
     """Limit the threads of the calling thread's calls inside a ``with`` block.
 
     Parameters

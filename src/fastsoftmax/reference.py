@@ -219,32 +219,26 @@ def selected_log_softmax(logits, index, /, axis=-1, *, temperature=1.0, out=None
 # ---- Derivatives of softmax and log_softmax ---------------------------------------------
 
 
-def _vector_jacobian_product(product, p, g, axis, out):
+def _output_and_gradient(p, g, axis):
     p, g = _array(p, "the output"), _array(g, "g")
     if p.shape != g.shape:
         raise ValueError(f"g has shape {g.shape}, expected that of the output: {p.shape}")
     dtype = _floating(p.dtype)
-    return _result(product(_widened(p, dtype), _widened(g, dtype), _row_axes(axis, p.ndim)), dtype, out)
+    return _widened(p, dtype), _widened(g, dtype), _row_axes(axis, p.ndim), dtype
 
 
 @_quiet
 def softmax_vjp(p, g, /, axis=-1, *, out=None):
     """``p * (g - sum(g * p))``: the gradient `g` taken back through ``p = softmax(x)``."""
-
-    def product(p, g, axes):
-        return p * (g - np.sum(g * p, axis=axes, keepdims=True))
-
-    return _vector_jacobian_product(product, p, g, axis, out)
+    p, g, axes, dtype = _output_and_gradient(p, g, axis)
+    return _result(p * (g - np.sum(g * p, axis=axes, keepdims=True)), dtype, out)
 
 
 @_quiet
 def log_softmax_vjp(logp, g, /, axis=-1, *, out=None):
     """``g - exp(logp) * sum(g)``: the gradient `g` taken back through ``logp = log_softmax(x)``."""
-
-    def product(logp, g, axes):
-        return g - np.exp(logp) * np.sum(g, axis=axes, keepdims=True)
-
-    return _vector_jacobian_product(product, logp, g, axis, out)
+    logp, g, axes, dtype = _output_and_gradient(logp, g, axis)
+    return _result(g - np.exp(logp) * np.sum(g, axis=axes, keepdims=True), dtype, out)
 
 
 @_quiet
@@ -316,10 +310,6 @@ def _rows(logits, labels, axis, weight, sample_weight, ignore_index=None, label_
     return x, _Targets(dense, share * (1 - label_smoothing), label, share, scale, counts), axis, dtype
 
 
-def _at_label(values, targets):
-    return np.take_along_axis(values, targets.label[..., np.newaxis], axis=-1)[..., 0]
-
-
 def _product(target, logp):
     """``target * logp``, where no target is 0 whatever the log-probability."""
     return np.where(target == 0, 0, target * logp)
@@ -337,6 +327,7 @@ def _cross_entropy(
     if upstream.ndim and (reduction != "none" or upstream.shape != targets.scale.shape):
         raise ValueError(f"grad_loss has shape {upstream.shape}, expected a scalar or the loss's shape")
     has_labels, is_dense = np.any(targets.at_label), np.any(targets.dense)
+    label = targets.label[..., np.newaxis]
 
     row_max = np.max(x, axis=-1, keepdims=True, initial=-np.inf)
     distance = x - row_max
@@ -344,7 +335,7 @@ def _cross_entropy(
     log_sum = _log_sum(distance, exponentials, -1)
     loss = np.zeros(x.shape[:-1])
     if has_labels:
-        loss = -_product(targets.at_label, _at_label(distance, targets) - log_sum[..., 0])
+        loss = -_product(targets.at_label, (np.take_along_axis(distance, label, -1) - log_sum)[..., 0])
     if is_dense:
         loss = loss - np.sum(_product(targets.dense, distance - log_sum), axis=-1)
     partition = (row_max + log_sum)[..., 0]
@@ -367,7 +358,6 @@ def _cross_entropy(
     if is_dense:
         gradient -= targets.dense * of_rows(1)
     if has_labels:
-        label = targets.label[..., np.newaxis]
         lowered = np.take_along_axis(gradient, label, -1) - of_rows(targets.at_label)
         np.put_along_axis(gradient, label, lowered, -1)
     gradient[~targets.counts] = 0
@@ -387,9 +377,7 @@ def softmax_cross_entropy_grad(logits, labels, /, axis=-1, *, grad_loss=None, ou
 
 
 @_quiet
-def softmax_cross_entropy_value_and_grad(
-    logits, labels, /, axis=-1, *, grad_loss=None, out=None, **loss_options
-):  # fmt: skip
+def softmax_cross_entropy_value_and_grad(logits, labels, /, axis=-1, *, grad_loss=None, out=None, **loss_options):
     """The results of `softmax_cross_entropy` and `softmax_cross_entropy_grad`."""
     return _cross_entropy(logits, labels, axis, True, grad_loss, out, **loss_options)
 

@@ -1,0 +1,25 @@
+"""Each named case by fastsoftmax and by the pure-NumPy reference, side by side.
+
+pytest benchmarks --benchmark-only
+"""
+
+import pytest
+from cases import NAMED
+
+from fastsoftmax._peers import BASELINE, OURS, load, prepare_checked
+
+
+@pytest.fixture(scope="session")
+def adapters():
+    import fastsoftmax as fsm
+
+    return load((OURS, BASELINE), fsm.get_num_threads())[0]
+
+
+@pytest.mark.parametrize("contender", [OURS, BASELINE])
+@pytest.mark.parametrize("name", NAMED)
+def test_function(benchmark, adapters, name, contender):
+    benchmark.group = name
+    calls, wrong = prepare_checked({contender: adapters[contender]}, NAMED[name].make())
+    assert not wrong
+    benchmark(calls[contender])

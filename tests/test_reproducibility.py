@@ -1,0 +1,292 @@
+"""The same bytes: for any number of threads, batch, position, layout, instruction set, caller, and in place."""
+
+import threading
+
+import cases
+import numpy as np
+import pytest
+
+import fastsoftmax as fsm
+from fastsoftmax import _core
+
+LENGTHS = range(1, 131)
+LONG_LENGTHS = [131, 160, 255, 256, 257, 500, 1000, 1024, 2047, 4097, 10_000, 40_001]
+
+# Elements that are more than enough for a call to use its threads.
+PARALLEL = 100_000
+
+
+def assert_same_bytes(got, expected, note=""):
+    """The sign and payload of NaN aside."""
+    for a, b in zip(got, expected, strict=True):
+        assert a.dtype == b.dtype, note
+        assert a.shape == b.shape, note
+        a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
+        if a.tobytes() == b.tobytes():
+            continue
+        bits = f"u{a.dtype.itemsize}"
+        same = (a.view(bits) == b.view(bits)) | (np.isnan(a) & np.isnan(b))
+        assert np.all(same), (note, np.argwhere(~np.atleast_1d(same))[:3])
+
+
+@pytest.fixture(params=[np.float32, np.float64])
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture(params=cases.CASES)
+def case(request):
+    return request.param
+
+
+@pytest.fixture
+def best_isa():
+    """The one the others are compared with."""
+    yield fsm.get_config()["isa"]
+    _core.choose_instruction_set(fsm.get_config()["isa"])
+
+
+def test_instruction_sets(case, dtype, best_isa):
+    others = [name for name in fsm.get_config()["isas"] if _core.cpu_has(name) and name != best_isa]
+    if not others:
+        pytest.skip("this CPU has one instruction set alone")
+    for n in [*LENGTHS, *LONG_LENGTHS]:
+        rows = cases.make_rows(19 if n <= 1000 else 3, n, dtype, special=True)
+        _core.choose_instruction_set(best_isa)
+        expected = cases.results(case, fsm, rows)
+        for name in others:
+            _core.choose_instruction_set(name)
+            assert_same_bytes(cases.results(case, fsm, rows), expected, (name, n))
+
+
+def test_instruction_sets_on_columns(dtype, best_isa):
+    others = [name for name in fsm.get_config()["isas"] if _core.cpu_has(name) and name != best_isa]
+    for n in (1, 2, 5, 17, 33, 100, 1000):
+        for columns in (1, 3, 8, 31, 64, 100):
+            x = cases.make_rows(columns, n, dtype, special=columns > 3).x.T.copy()
+            labels = np.arange(columns) % n
+            calls = [
+                lambda x=x: fsm.softmax(x, 0),
+                lambda x=x: fsm.log_softmax(x, 0),
+                lambda x=x: fsm.logsumexp(x, 0),
+                lambda x=x, labels=labels: fsm.softmax_cross_entropy_grad(x, labels, 0),
+            ]
+            _core.choose_instruction_set(best_isa)
+            expected = [call() for call in calls]
+            for name in others:
+                _core.choose_instruction_set(name)
+                assert_same_bytes([call() for call in calls], expected, (name, n, columns))
+
+
+def test_threads(case, dtype, threads):
+    # A few lengths here; `test_threads_at_every_length` has all of them.
+    for n in (1, 3, 10, 32, 100, 1000, 4097, PARALLEL + 3):
+        rows = cases.make_rows(max(1, PARALLEL // n), n, dtype, special=True)
+        threads(1)
+        expected = cases.results(case, fsm, rows)
+        for count in range(2, 6):
+            threads(count)
+            assert_same_bytes(cases.results(case, fsm, rows), expected, (n, count))
+
+
+@pytest.mark.usefixtures("isa")
+def test_threads_on_every_instruction_set(dtype, threads):
+    for case in ("softmax", "logsumexp, b", "selected", "loss mean, indices, smoothing, z-loss"):
+        for n in (3, 40, 1000, PARALLEL + 3):
+            rows = cases.make_rows(max(1, PARALLEL // n), n, dtype, special=True)
+            threads(1)
+            expected = cases.results(case, fsm, rows)
+            for count in range(2, 6):
+                threads(count)
+                assert_same_bytes(cases.results(case, fsm, rows), expected, (case, n, count))
+
+
+EVERY_LENGTH_CASES = [
+    "softmax",
+    "log_softmax",
+    "logsumexp",
+    "logsumexp, b",
+    "softmax_vjp",
+    "log_softmax_vjp",
+    "selected",
+    "grad_hess",
+    "loss sum, indices, ",
+    "loss mean, probabilities, smoothing, z-loss",
+]
+
+
+@pytest.mark.parametrize("first", range(1, 131, 26))
+def test_threads_at_every_length(first, dtype, threads):
+    for n in range(first, first + 26):
+        rows = cases.make_rows.__wrapped__(PARALLEL // n, n, dtype)  # too large to be kept
+        for case in EVERY_LENGTH_CASES:
+            threads(1)
+            expected = cases.results(case, fsm, rows)
+            for count in (2, 3, 5):
+                threads(count)
+                assert_same_bytes(cases.results(case, fsm, rows), expected, (case, n, count))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5])
+@pytest.mark.parametrize("n", [65_536, 100_003, 524_289])
+def test_threads_on_few_long_rows(rows, n, dtype, threads):
+    """Rows are cut into blocks; alone or beside others, on one thread or five."""
+    data = cases.make_rows(rows, n, dtype)
+    for case in ("softmax", "log_softmax", "logsumexp", "logsumexp, b", "selected", "loss sum, indices, "):
+        threads(1)
+        expected = cases.results(case, fsm, data)
+        for count in range(2, 6):
+            threads(count)
+            assert_same_bytes(cases.results(case, fsm, data), expected, (case, count))
+
+
+@pytest.mark.parametrize("case", cases.ROW_CASES)
+def test_position_and_batch(case, dtype, isa):
+    """Each row alone gives what it gives among others, wherever it stands."""
+    lengths = [*LENGTHS, *LONG_LENGTHS]
+    if isa != fsm.get_config()["isa"]:
+        lengths = lengths[::5]  # test_instruction_sets has them all
+    for n in lengths:
+        count = 19 if n < 100 else 4
+        rows = cases.make_rows(count, n, dtype, special=True)
+        together = cases.results(case, fsm, rows)
+        for i in {0, 1, count // 2, count - 1}:
+            alone = cases.results(case, fsm, rows.map(lambda a, i=i: a[i : i + 1].copy()))
+            assert_same_bytes(alone, [a[i : i + 1] for a in together], (n, i))
+        turned = cases.results(case, fsm, rows.map(lambda a: a[::-1].copy()))
+        assert_same_bytes([a[::-1] for a in turned], together, n)
+        fewer = cases.results(case, fsm, rows.map(lambda a, count=count: a[1 : count - 1].copy()))
+        assert_same_bytes(fewer, [a[1 : count - 1] for a in together], n)
+
+
+def test_layout(case, dtype, layout):
+    """C, Fortran, negative strides, gaps, misaligned, byte-swapped, read-only."""
+    for n in [1, 2, 3, 5, 8, 10, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 127, 130, 1000, 4097]:
+        rows = cases.make_rows(19 if n <= 1000 else 3, n, dtype, special=True)
+        expected = cases.results(case, fsm, rows)
+        assert_same_bytes(cases.results(case, fsm, rows.map(layout)), expected, n)
+
+
+@pytest.mark.usefixtures("isa")
+def test_layout_at_every_length(dtype, layouts):
+    for n in [*LENGTHS, *LONG_LENGTHS]:
+        x = cases.make_rows(18 if n < 200 else 3, n, dtype, special=True).x
+        expected = fsm.softmax(x), fsm.log_softmax(x), fsm.logsumexp(x)
+        for name, lay_out in layouts.items():
+            y = lay_out(x)
+            assert_same_bytes((fsm.softmax(y), fsm.log_softmax(y), fsm.logsumexp(y)), expected, (n, name))
+
+
+def test_columns(dtype):
+    """Rows that lie across memory, any number of them beside each other."""
+    for n in [*LENGTHS, *LONG_LENGTHS[:-2]]:
+        for columns in (1, 7, 40) if n <= 1000 else (9,):
+            rows = cases.make_rows(columns, n, dtype, special=columns > 3)
+            x, g, labels = rows.x, rows.g, rows.labels
+            across, g_across = np.ascontiguousarray(x.T), np.ascontiguousarray(g.T)
+            got = (
+                fsm.softmax(across, 0).T,
+                fsm.log_softmax(across, 0).T,
+                fsm.logsumexp(across, 0),
+                fsm.softmax_vjp(across, g_across, 0).T,
+                fsm.log_softmax_vjp(across, g_across, 0).T,
+                fsm.softmax_cross_entropy_grad(across, labels, 0).T,
+                fsm.softmax_cross_entropy(across, labels, 0),
+                fsm.selected_log_softmax(across, labels, 0),
+            )
+            expected = (
+                fsm.softmax(x),
+                fsm.log_softmax(x),
+                fsm.logsumexp(x),
+                fsm.softmax_vjp(x, g),
+                fsm.log_softmax_vjp(x, g),
+                fsm.softmax_cross_entropy_grad(x, labels),
+                fsm.softmax_cross_entropy(x, labels),
+                fsm.selected_log_softmax(x, labels),
+            )
+            assert_same_bytes(got, expected, (n, columns))
+
+
+def test_alignment(dtype):
+    """Every offset of a row from a cache line's start."""
+    for n in (1, 7, 16, 33, 100, 1000):
+        x = cases.make_rows(3, n, dtype).x
+        expected = fsm.softmax(x)
+        for offset in range(17):
+            room = np.empty(x.size + 17, dtype)
+            view = room[offset : offset + x.size].reshape(x.shape)
+            view[...] = x
+            assert_same_bytes([fsm.softmax(view), fsm.softmax(view, out=view)], [expected, expected], (n, offset))
+
+
+def test_in_place(dtype):
+    for n in [*LENGTHS, *LONG_LENGTHS]:
+        rows = cases.make_rows(18 if n < 200 else 3, n, dtype, special=True)
+        x, g, labels = rows.x, rows.g, rows.labels
+        for function in (
+            lambda x, out: fsm.softmax(x, out=out),
+            lambda x, out: fsm.log_softmax(x, out=out),
+            lambda x, out, g=g: fsm.softmax_vjp(x, g, out=out),
+            lambda x, out, g=g: fsm.log_softmax_vjp(x, g, out=out),
+            lambda x, out, labels=labels: fsm.softmax_cross_entropy_grad(x, labels, out=out),
+            lambda x, out, p=rows.probabilities: fsm.softmax_cross_entropy_grad(x, p, out=out),
+        ):
+            expected = function(x, None)
+            y = x.copy()
+            assert function(y, y) is y
+            assert_same_bytes([y], [expected], n)
+
+
+def test_streamed_output_has_the_same_bytes(dtype):
+    """An output beyond the caches, in fresh memory or in place, and the same rows in a small one."""
+    for n in (100, 1000, 5000, 50_000):
+        few = cases.make_rows(20, n, dtype)
+        copies = 40_000_000 // (20 * n * few.x.itemsize)
+        many = few.map(lambda a, copies=copies: np.tile(a, (copies, *[1] * (a.ndim - 1))))
+        for case in ("softmax", "log_softmax", "gradient none alone", "loss none, probabilities, "):
+            expected = cases.results(case, fsm, few)
+            got = cases.results(case, fsm, many)
+            first, last = [a[:20] for a in got], [a[-20:] for a in got]
+            assert_same_bytes(first, expected, (case, n))
+            assert_same_bytes(last, expected, (case, n))
+        in_place = many.x.copy()
+        fsm.softmax(in_place, out=in_place)
+        assert_same_bytes([in_place[-20:]], [fsm.softmax(few.x)], n)
+
+
+def test_calling_thread(dtype):
+    """The main thread, another, and several at once."""
+    data = [cases.make_rows(200_000 // n, n, dtype) for n in (3, 40, 1000)]
+    chosen = ["softmax", "logsumexp", "loss mean, indices, smoothing, z-loss", "grad_hess"]
+    expected = [cases.results(case, fsm, rows) for case in chosen for rows in data]
+    failures = []
+
+    def work():
+        try:
+            for _ in range(3):
+                got = [cases.results(case, fsm, rows) for case in chosen for rows in data]
+                for a, b in zip(got, expected, strict=True):
+                    assert_same_bytes(a, b)
+        except AssertionError as error:
+            failures.append(error)
+
+    callers = [threading.Thread(target=work) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not failures
+
+
+def test_sums_do_not_depend_on_layout_or_gradient(dtype):
+    """The loss alone, with its gradient, of columns: one order of adding up."""
+    for count, n in ((50_000, 3), (3000, 40), (300, 1000), (4, 70_000)):
+        rows = cases.make_rows(count, n, dtype)
+        for reduction in ("sum", "mean"):
+            loss = fsm.softmax_cross_entropy(rows.x, rows.labels, reduction=reduction)
+            for got in (
+                fsm.softmax_cross_entropy_value_and_grad(rows.x, rows.labels, reduction=reduction)[0],
+                fsm.softmax_cross_entropy(np.asfortranarray(rows.x), rows.labels, reduction=reduction),
+                fsm.softmax_cross_entropy(np.ascontiguousarray(rows.x.T), rows.labels, 0, reduction=reduction),
+            ):
+                assert_same_bytes([got], [loss], (count, n, reduction))
