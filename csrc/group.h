@@ -15,10 +15,11 @@ struct group {
     struct row_pointers rows[FSM_OPERANDS];
     vec temperature, row_max;
     struct exp_shift shift;
-    struct exponential largest; /* of row_max, where the max is kept out of the sum */
+    struct exponential largest; /* of row_max */
     struct row_sums sums;
     struct pair log_sum;
     struct pair factor; /* of each exponential in the output */
+    vec certain_above;  /* probabilities above it are 1: see end_softmax */
     /* The losses' own: see losses.h. */
     ptrdiff_t label[64 / (REAL_BITS / 8)];
     vec weight, target, label_logit;

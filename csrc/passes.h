@@ -303,7 +303,14 @@ INLINE ptrdiff_t until_aligned(const real *out, ptrdiff_t size)
     return count < size ? count : size;
 }
 
-/* The same past the caches. */
+/* out = 1 where it is above the bound */
+INLINE void certain_step(ptrdiff_t i, ptrdiff_t lanes, real *out, vec bound)
+{
+    vec value = load_lanes(out + i, lanes);
+    store_lanes(out + i, lanes, choose(less(bound, value), splat(1), value));
+}
+
+/* As write_scaled, past the caches. */
 static void stream_scaled(const real *e, real *out, ptrdiff_t size, struct pair factor)
 {
     ptrdiff_t i = until_aligned(out, size);

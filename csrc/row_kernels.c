@@ -54,7 +54,7 @@ static void end_max(const struct plan *plan, struct group *group, const void *ma
     if (plan->job->operation == FSM_LOG_SOFTMAX_VJP) row_max = max(splat(-EXP_LIMIT), min(splat(EXP_LIMIT), row_max));
     group->row_max = row_max;
     group->shift = shift_for(row_max, group->temperature, is_scaled(plan));
-    if (keeps_max_out(plan)) group->largest = shifted_exp(row_max, &group->shift, is_scaled(plan), NULL);
+    group->largest = shifted_exp(row_max, &group->shift, is_scaled(plan), NULL);
 }
 
 /* ---- Phase 2: the sums ------------------------------------------------------------------ */
@@ -165,6 +165,17 @@ static void write_selected(const struct plan *plan, const struct group *group)
     }
 }
 
+/* A row's only probability of 1 may come out an ulp off, its exponential being rounded: where
+ * the others sum to less than a quarter of an ulp of 1 it is set right when it is written. */
+static void end_softmax(struct group *group)
+{
+    struct pair total = fast_two_sum(group->sums.total.high, group->sums.total.low), largest = as_pair(group->largest);
+    vec others = (total.high - largest.high) + (total.low - largest.low);
+    lane_mask certain = less(absolute(others), total.high * splat((real)1 / ((integer)4 << MANTISSA_BITS)));
+    group->certain_above = choose(certain, splat((real)0.5), splat(2));
+    group->factor = reciprocal(total);
+}
+
 static void end_sum(const struct plan *plan, struct group *group, const void *sums, ptrdiff_t count, void *losses)
 {
     const struct row_sums *of_block = sums;
@@ -172,9 +183,7 @@ static void end_sum(const struct plan *plan, struct group *group, const void *su
     for (ptrdiff_t block = 1; block < count; block++) group->sums = add_sums(group->sums, of_block[block]);
     switch (plan->job->operation) {
     case FSM_SOFTMAX:
-    case FSM_GRAD_HESS:
-        group->factor = reciprocal(fast_two_sum(group->sums.total.high, group->sums.total.low));
-        break;
+    case FSM_GRAD_HESS: end_softmax(group); break;
     case FSM_LOGSUMEXP: end_logsumexp(plan, group); break;
     case FSM_LOG_SOFTMAX: group->log_sum = log_sum_of(group); break;
     case FSM_SELECT:
@@ -235,8 +244,13 @@ static void write_phase(const struct plan *plan, const struct group *group, ptrd
         switch (plan->job->operation) {
         case FSM_SOFTMAX: {
             struct pair factor = pair_in_strip(plan, &group->factor, strip);
-            if (plan->streamed) stream_scaled(from, out, size, factor);
+            vec certain_above = in_strip(plan, &group->certain_above, strip);
+            lane_mask certain = less(certain_above, splat(1));
+            int any = 0;
+            EACH_LANE(lane) any |= is_set(certain, lane);
+            if (plan->streamed && !any) stream_scaled(from, out, size, factor);
             else write_scaled(from, out, size, factor);
+            if (any) EACH_VECTOR(size, certain_step, out, certain_above);
             break;
         }
         case FSM_LOG_SOFTMAX: write_log_softmax(plan, group, strip, from, out, size); break;

@@ -6,6 +6,8 @@ The default axis is the last one; `fastsoftmax.special` has SciPy's signatures a
 from importlib.metadata import version
 
 from fastsoftmax import _core, _functions, _losses
+from fastsoftmax import reference as reference
+from fastsoftmax import special as special
 from fastsoftmax._config import choose_instruction_set as _choose_instruction_set
 from fastsoftmax._config import get_config, show_config
 from fastsoftmax._core import (
