@@ -194,7 +194,7 @@ enum fsm_status fsm_run(struct fsm_job *job)
     run.blocks = (job->n + BLOCK - 1) / BLOCK;
 
     /* Pieces depend on n alone: a summed loss adds up in the same order on any machine. */
-    run.piece_rows = job->n >= PIECE_ELEMENTS / 64 ? 64 : round_up(PIECE_ELEMENTS / job->n, 64);
+    run.piece_rows = job->n >= PIECE_ELEMENTS ? 1 : round_up(PIECE_ELEMENTS / job->n, 16);
     if (job->sum_losses) {
         run.losses_bytes = round_up(run.piece_rows * itemsize, ALIGNMENT);
         run.plan.scratch_bytes += run.losses_bytes;
