@@ -226,41 +226,23 @@ INLINE vec look_up(const real *table, ivec index)
 #endif
 }
 
-/* Lane i of the result is lane i ^ DISTANCE of the value. */
-#define PAIRWISE(mask, i) ((i) ^ (mask))
+/* A shuffle of a and b whose lane i is number f(offset, i) of both. */
 #if VECTOR_BYTES * 8 == REAL_BITS * 16
-#define SHUFFLE(a, b, f, mask)                                                                     \
-    __builtin_shufflevector(a, b, f(mask, 0), f(mask, 1), f(mask, 2), f(mask, 3), f(mask, 4),      \
-                            f(mask, 5), f(mask, 6), f(mask, 7), f(mask, 8), f(mask, 9),            \
-                            f(mask, 10), f(mask, 11), f(mask, 12), f(mask, 13), f(mask, 14),       \
-                            f(mask, 15))
+#define SHUFFLE(a, b, f, offset)                                                                        \
+    __builtin_shufflevector(a, b, f(offset, 0), f(offset, 1), f(offset, 2), f(offset, 3), f(offset, 4), \
+                            f(offset, 5), f(offset, 6), f(offset, 7), f(offset, 8), f(offset, 9),       \
+                            f(offset, 10), f(offset, 11), f(offset, 12), f(offset, 13), f(offset, 14),  \
+                            f(offset, 15))
 #elif VECTOR_BYTES * 8 == REAL_BITS * 8
-#define SHUFFLE(a, b, f, mask)                                                                     \
-    __builtin_shufflevector(a, b, f(mask, 0), f(mask, 1), f(mask, 2), f(mask, 3), f(mask, 4),      \
-                            f(mask, 5), f(mask, 6), f(mask, 7))
+#define SHUFFLE(a, b, f, offset)                                                                        \
+    __builtin_shufflevector(a, b, f(offset, 0), f(offset, 1), f(offset, 2), f(offset, 3), f(offset, 4), \
+                            f(offset, 5), f(offset, 6), f(offset, 7))
 #elif VECTOR_BYTES * 8 == REAL_BITS * 4
-#define SHUFFLE(a, b, f, mask)                                                                     \
-    __builtin_shufflevector(a, b, f(mask, 0), f(mask, 1), f(mask, 2), f(mask, 3))
+#define SHUFFLE(a, b, f, offset)                                                                        \
+    __builtin_shufflevector(a, b, f(offset, 0), f(offset, 1), f(offset, 2), f(offset, 3))
 #else
-#define SHUFFLE(a, b, f, mask) __builtin_shufflevector(a, b, f(mask, 0), f(mask, 1))
+#define SHUFFLE(a, b, f, offset) __builtin_shufflevector(a, b, f(offset, 0), f(offset, 1))
 #endif
-
-INLINE vec exchange(vec value, int distance)
-{
-    switch (distance) {
-    case 1: return SHUFFLE(value, value, PAIRWISE, 1);
-#if VECTOR_BYTES * 8 > REAL_BITS * 2
-    case 2: return SHUFFLE(value, value, PAIRWISE, 2);
-#endif
-#if VECTOR_BYTES * 8 > REAL_BITS * 4
-    case 4: return SHUFFLE(value, value, PAIRWISE, 4);
-#endif
-#if VECTOR_BYTES * 8 > REAL_BITS * 8
-    case 8: return SHUFFLE(value, value, PAIRWISE, 8);
-#endif
-    default: return value;
-    }
-}
 
 /* Every second lane of a and then of b, from the first and from the second on. */
 #define STRIDED(offset, i) ((offset) + 2 * (i))
