@@ -15,6 +15,7 @@ struct group {
     struct row_pointers rows[FSM_OPERANDS];
     vec temperature, row_max;
     struct exp_shift shift;
+    lane_mask unclamped;        /* see may_be_unclamped */
     struct exponential largest; /* of row_max */
     struct row_sums sums;
     struct pair log_sum;
@@ -88,6 +89,18 @@ INLINE struct exp_shift shift_in_strip(const struct plan *plan, const struct exp
         result.lowest_x = in_strip(plan, &shift->lowest_x, strip);
     }
     return result;
+}
+
+INLINE int all_lanes(lane_mask mask)
+{
+    int all = 1;
+    EACH_LANE(lane) all &= is_set(mask, lane);
+    return all;
+}
+
+INLINE int is_unclamped(const struct plan *plan, const struct group *group, ptrdiff_t strip)
+{
+    return plan->vertical ? all_lanes(group->unclamped) : is_set(group->unclamped, strip);
 }
 
 /* Where element i of the row in this lane lies in the row's strip. */

@@ -31,7 +31,7 @@ struct sum_strip {
     const real *x, *second;
     real *e;
     struct exp_shift shift;
-    vec row_max, max_exponential; /* e**row_max, rounded and shifted as the row's others are */
+    vec row_max;
 };
 
 /* step(i, lanes, ...) for every vector of a strip, with `lanes` a constant, and for its tail. */
@@ -68,6 +68,7 @@ enum sum_mode {
     TARGETS = 8,   /* `second` holds dense targets: their cost and mass are summed as well */
     WEIGHTED = 16, /* `second` holds factors, 0 only where x is -inf */
     PRODUCTS = 32, /* no exponentials: second * x is summed as `cost`, or second where x is NULL */
+    UNCLAMPED = 64, /* see shifted_exp */
 };
 
 struct chain {
@@ -97,16 +98,18 @@ INLINE vec add_exponential(struct chain *chain, struct exponential e)
     return value;
 }
 
-/* The same where the max is kept out. What is left may be smaller than the max by any
- * factor and is wanted to full relative precision, so the sum starts at 0, and since then
- * either of the two may be the larger one it takes TwoSum's three more additions. */
-INLINE vec add_small_exponential(struct chain *chain, struct exponential e)
+/* The same where the max is kept out: `kept` has the elements that differ from it. What is left may be
+ * smaller than the max by any factor and is wanted to full relative precision, so the sum starts
+ * at 0, and since then either of the two may be the larger one it takes TwoSum's three more
+ * additions. */
+INLINE vec add_small_exponential(struct chain *chain, struct exponential e, lane_mask kept)
 {
     vec value = rounded(e);
-    vec next = chain->sum + value;
+    vec next = choose(kept, chain->sum + value, chain->sum);
     vec part = next - chain->sum;
     vec lost = fma_(e.scale, e.tail, e.scale - part);
-    chain->compensation += (chain->sum - (next - part)) + lost;
+    vec sum_of_lost = chain->compensation + ((chain->sum - (next - part)) + lost);
+    chain->compensation = choose(kept, sum_of_lost, chain->compensation);
     chain->sum = next;
     return value;
 }
@@ -121,27 +124,30 @@ INLINE void chain_step(struct chain *chain, const struct sum_strip *strip, ptrdi
         return;
     }
     vec x = lanes == LANES ? load(strip->x + at) : load_first(strip->x + at, lanes, -(real)__builtin_inf());
-    struct exponential e = shifted_exp(x, &strip->shift, mode & SCALED, mode & KEEP_MAX_OUT ? &strip->row_max : NULL);
+    lane_mask is_max = equal(x, strip->row_max);
+    /* The -inf in a tail's padding is to be clamped. */
+    int unclamped = mode & UNCLAMPED && lanes == LANES;
+    struct exponential e = shifted_exp(x, &strip->shift, mode & SCALED, unclamped);
     vec value;
     if (mode & WEIGHTED) {
         struct pair exact = as_pair(e);
         struct pair term = two_product(exact.high, second);
         term.low = fma_(exact.low, second, term.low);
+        term.high = choose(is_max, splat(0), term.high);
+        term.low = choose(is_max, splat(0), term.low);
         add_term(&chain->cost, term);
         value = exact.high;
     } else {
-        value = mode & KEEP_MAX_OUT ? add_small_exponential(chain, e) : add_exponential(chain, e);
+        value = mode & KEEP_MAX_OUT ? add_small_exponential(chain, e, ~is_max) : add_exponential(chain, e);
     }
     if (mode & KEEP_MAX_OUT) {
         const vec infinity = splat((real)__builtin_inf());
         vec unit = splat(1);
         /* b * inf keeps the signs of infinite terms apart. */
         if (mode & WEIGHTED) unit = choose(equal(strip->row_max, infinity), second * infinity, second);
-        lane_mask is_max = equal(x, strip->row_max);
         /* In a row of -inf alone the padding of a tail equals the max. */
         if (lanes < LANES) is_max &= first_lanes(lanes);
-        chain->ties += choose(is_max, unit, splat(0));
-        if (mode & STORE) value = choose(is_max, strip->max_exponential, value);
+        chain->ties = choose(is_max, chain->ties + unit, chain->ties);
     }
     if (mode & TARGETS) {
         /* A target of 0 costs nothing, even where the distance is infinite. */
@@ -211,76 +217,129 @@ INLINE struct row_sums horizontal_sums(const struct sum_strip *strip_in, int mod
 
 /* ---- From the lanes of each horizontal strip to a lane for each row ----------------------- */
 
-/* sums[r] of row r: their lanes added in halves, as vertical_sums adds its chains. */
-INLINE vec sum_across_lanes(vec square[LANES])
-{
-    transpose(square);
-    for (ptrdiff_t half = LANES / 2; half > 0; half /= 2)
-        for (ptrdiff_t i = 0; i < half; i++) square[i] += square[i + half];
-    return square[0];
-}
-
-INLINE struct pair pair_across_lanes(vec high[LANES], vec low[LANES])
-{
-    transpose(high);
-    transpose(low);
-    for (ptrdiff_t half = LANES / 2; half > 0; half /= 2)
-        for (ptrdiff_t i = 0; i < half; i++) {
-            struct pair sum = add_pairs((struct pair){high[i], low[i]}, (struct pair){high[i + half], low[i + half]});
-            high[i] = sum.high;
-            low[i] = sum.low;
+/* of_row[0] becomes what the lanes of each row's vectors combine to, row r's in lane r. They
+ * are combined in halves, as vertical_sums adds its chains; at every step two vectors become
+ * one, with the first parts of both rows and with the second. `most`, a constant, is the
+ * number of rows. */
+#define FOLD_LANES(type, of_row, most, first_parts, second_parts, combine)                         \
+    for (ptrdiff_t size_ = LANES / 2, left_ = (most); size_ > 0; size_ /= 2, left_ = (left_ + 1) / 2) \
+        for (ptrdiff_t i_ = 0; i_ < (left_ + 1) / 2; i_++) {                                       \
+            type a_ = (of_row)[2 * i_], b_ = (of_row)[2 * i_ + 1 < left_ ? 2 * i_ + 1 : 2 * i_];   \
+            (of_row)[i_] = combine(first_parts(a_, b_, size_), second_parts(a_, b_, size_));       \
         }
-    return (struct pair){high[0], low[0]};
+
+/* CALL(rows) with a constant not below count: few rows take fewer shuffles. */
+#define WITH_CONSTANT_ROWS(count, CALL)                                                            \
+    do {                                                                                           \
+        if ((count) == 1) { CALL(1) }                                                              \
+        else if ((count) <= 4 && LANES > 4) { CALL(4) }                                            \
+        else { CALL(LANES) }                                                                       \
+    } while (0)
+
+INLINE struct pair first_pairs(struct pair a, struct pair b, ptrdiff_t size)
+{
+    return (struct pair){first_runs(a.high, b.high, size), first_runs(a.low, b.low, size)};
 }
 
-static struct row_sums sums_across_lanes(const struct row_sums sums[], ptrdiff_t count, int with_ties, int with_costs)
+INLINE struct pair second_pairs(struct pair a, struct pair b, ptrdiff_t size)
+{
+    return (struct pair){second_runs(a.high, b.high, size), second_runs(a.low, b.low, size)};
+}
+
+INLINE vec add(vec a, vec b) { return a + b; }
+
+INLINE vec sum_across_lanes(vec of_row[LANES], ptrdiff_t count)
+{
+#define FOLD(rows) FOLD_LANES(vec, of_row, rows, first_runs, second_runs, add)
+    WITH_CONSTANT_ROWS(count, FOLD);
+#undef FOLD
+    return of_row[0];
+}
+
+INLINE struct pair pair_across_lanes(struct pair of_row[LANES], ptrdiff_t count)
+{
+#define FOLD(rows) FOLD_LANES(struct pair, of_row, rows, first_pairs, second_pairs, add_pairs)
+    WITH_CONSTANT_ROWS(count, FOLD);
+#undef FOLD
+    return of_row[0];
+}
+
+/* of_row[field] of each row, those past the last one like the first. */
+#define FIELD_OF_ROWS(to, of_row, count, field) EACH_LANE(r) (to)[r] = (of_row)[r < (count) ? r : 0].field
+
+static struct row_sums sums_across_lanes(const struct row_sums of_row[], ptrdiff_t count, int with_ties, int with_costs)
 {
     struct row_sums result = {{splat(0), splat(0)}, splat(0), {splat(0), splat(0)}, {splat(0), splat(0)}};
-    vec high[LANES], low[LANES];
-    EACH_LANE(r) high[r] = r < count ? sums[r].total.high : splat(0);
-    EACH_LANE(r) low[r] = r < count ? sums[r].total.low : splat(0);
-    result.total = pair_across_lanes(high, low);
+    struct pair pairs[LANES];
+    FIELD_OF_ROWS(pairs, of_row, count, total);
+    result.total = pair_across_lanes(pairs, count);
     if (with_ties) {
-        EACH_LANE(r) high[r] = r < count ? sums[r].ties : splat(0);
-        result.ties = sum_across_lanes(high);
+        vec ties[LANES];
+        FIELD_OF_ROWS(ties, of_row, count, ties);
+        result.ties = sum_across_lanes(ties, count);
     }
     if (with_costs) {
-        EACH_LANE(r) high[r] = r < count ? sums[r].cost.high : splat(0);
-        EACH_LANE(r) low[r] = r < count ? sums[r].cost.low : splat(0);
-        result.cost = pair_across_lanes(high, low);
-        EACH_LANE(r) high[r] = r < count ? sums[r].mass.high : splat(0);
-        EACH_LANE(r) low[r] = r < count ? sums[r].mass.low : splat(0);
-        result.mass = pair_across_lanes(high, low);
+        FIELD_OF_ROWS(pairs, of_row, count, cost);
+        result.cost = pair_across_lanes(pairs, count);
+        FIELD_OF_ROWS(pairs, of_row, count, mass);
+        result.mass = pair_across_lanes(pairs, count);
     }
     return result;
 }
 
-static vec max_across_lanes(const vec maxima[], ptrdiff_t count)
+/* The largest and the smallest element. NaN is passed over: it reaches every result through the sum. */
+struct extremes {
+    vec max, min;
+};
+
+INLINE struct extremes join(struct extremes a, struct extremes b)
 {
-    vec square[LANES];
-    EACH_LANE(r) square[r] = r < count ? maxima[r] : splat(0);
-    transpose(square);
-    for (ptrdiff_t half = LANES / 2; half > 0; half /= 2)
-        for (ptrdiff_t i = 0; i < half; i++) square[i] = max(square[i], square[i + half]);
-    return square[0];
+    return (struct extremes){max(a.max, b.max), min(a.min, b.min)};
 }
 
-/* Each lane's max. NaN is passed over: it reaches every result through the sum. */
-static vec max_of_strip(const real *x, ptrdiff_t size)
+INLINE struct extremes first_extremes(struct extremes a, struct extremes b, ptrdiff_t size)
 {
-    vec lowest = splat(-(real)__builtin_inf());
+    return (struct extremes){first_runs(a.max, b.max, size), first_runs(a.min, b.min, size)};
+}
+
+INLINE struct extremes second_extremes(struct extremes a, struct extremes b, ptrdiff_t size)
+{
+    return (struct extremes){second_runs(a.max, b.max, size), second_runs(a.min, b.min, size)};
+}
+
+static struct extremes extremes_across_lanes(struct extremes of_row[LANES], ptrdiff_t count)
+{
+    for (ptrdiff_t r = count; r < LANES; r++) of_row[r] = of_row[0];
+#define FOLD(rows) FOLD_LANES(struct extremes, of_row, rows, first_extremes, second_extremes, join)
+    WITH_CONSTANT_ROWS(count, FOLD);
+#undef FOLD
+    return of_row[0];
+}
+
+INLINE struct extremes with_elements(struct extremes so_far, const real *x)
+{
+    vec elements = load(x);
+    return (struct extremes){max(elements, so_far.max), min(elements, so_far.min)};
+}
+
+/* Those of each lane. */
+static struct extremes extremes_of_strip(const real *x, ptrdiff_t size)
+{
     /* Four independent chains: one would wait for each max in turn. */
-    vec a = lowest, b = lowest, c = lowest, d = lowest;
+    struct extremes a = {splat(-(real)__builtin_inf()), splat((real)__builtin_inf())}, b = a, c = a, d = a;
     ptrdiff_t i = 0;
     for (; i + 4 * LANES <= size; i += 4 * LANES) {
-        a = max(load(x + i), a);
-        b = max(load(x + i + LANES), b);
-        c = max(load(x + i + 2 * LANES), c);
-        d = max(load(x + i + 3 * LANES), d);
+        a = with_elements(a, x + i);
+        b = with_elements(b, x + i + LANES);
+        c = with_elements(c, x + i + 2 * LANES);
+        d = with_elements(d, x + i + 3 * LANES);
     }
-    for (; i + LANES <= size; i += LANES) a = max(load(x + i), a);
-    if (i < size) b = max(load_first(x + i, size - i, -(real)__builtin_inf()), b);
-    return max(max(a, b), max(c, d));
+    for (; i + LANES <= size; i += LANES) a = with_elements(a, x + i);
+    if (i < size) {
+        b.max = max(load_first(x + i, size - i, -(real)__builtin_inf()), b.max);
+        b.min = min(load_first(x + i, size - i, (real)__builtin_inf()), b.min);
+    }
+    return join(join(a, b), join(c, d));
 }
 
 /* out = e * factor */
@@ -375,7 +434,7 @@ INLINE void log_vjp_step(ptrdiff_t i, ptrdiff_t lanes, const real *x, const real
                          const struct exp_shift *shift, vec half_power, vec other_half, struct pair total)
 {
     vec logp = min(splat(EXP_LIMIT), load_lanes(x + i, lanes));
-    vec p = rounded(shifted_exp(logp, shift, 0, NULL)) * half_power * other_half;
+    vec p = rounded(shifted_exp(logp, shift, 0, 0)) * half_power * other_half;
     store_lanes(out + i, lanes, fma_(-p, total.high, load_lanes(g + i, lanes)) - p * total.low);
 }
 

@@ -34,27 +34,29 @@ static const real *x_of_strip(const struct plan *plan, const struct group *group
     return read_x(plan, group, block, strip, scratch);
 }
 
-/* ---- Phase 1: the max ------------------------------------------------------------------- */
+/* ---- Phase 1: the max, and the min with it ------------------------------------------------ */
 
-static void max_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *max_out,
+static void max_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *extremes_out,
                       void *scratch)
 {
-    vec of_strip[LANES];
+    struct extremes of_strip[LANES], *result = extremes_out;
     ptrdiff_t count = strips(plan, group), size = strip_size(plan, block);
     for (ptrdiff_t strip = 0; strip < count; strip++)
-        of_strip[strip] = max_of_strip(x_of_strip(plan, group, block, strip, scratch), size);
-    *(vec *)max_out = plan->vertical ? of_strip[0] : max_across_lanes(of_strip, count);
+        of_strip[strip] = extremes_of_strip(x_of_strip(plan, group, block, strip, scratch), size);
+    *result = plan->vertical ? of_strip[0] : extremes_across_lanes(of_strip, count);
 }
 
-static void end_max(const struct plan *plan, struct group *group, const void *maxima, ptrdiff_t count)
+static void end_max(const struct plan *plan, struct group *group, const void *extremes, ptrdiff_t count)
 {
-    const vec *of_block = maxima;
-    vec row_max = of_block[0];
-    for (ptrdiff_t block = 1; block < count; block++) row_max = max(of_block[block], row_max);
+    const struct extremes *of_block = extremes;
+    struct extremes of_row = of_block[0];
+    for (ptrdiff_t block = 1; block < count; block++) of_row = join(of_row, of_block[block]);
+    vec row_max = of_row.max;
     if (plan->job->operation == FSM_LOG_SOFTMAX_VJP) row_max = max(splat(-EXP_LIMIT), min(splat(EXP_LIMIT), row_max));
     group->row_max = row_max;
     group->shift = shift_for(row_max, group->temperature, is_scaled(plan));
-    group->largest = shifted_exp(row_max, &group->shift, is_scaled(plan), NULL);
+    group->unclamped = may_be_unclamped(&group->shift, of_row.min);
+    group->largest = shifted_exp(row_max, &group->shift, is_scaled(plan), 0);
 }
 
 /* ---- Phase 2: the sums ------------------------------------------------------------------ */
@@ -66,10 +68,13 @@ static void end_max(const struct plan *plan, struct group *group, const void *ma
         *sums = strip->vertical ? vertical_sums(strip, mode) : horizontal_sums(strip, mode);       \
     }
 SUMS_FUNCTION(sums_store, STORE)
+SUMS_FUNCTION(sums_store_unclamped, STORE | UNCLAMPED)
 SUMS_FUNCTION(sums_store_scaled, STORE | SCALED)
 SUMS_FUNCTION(sums_log, KEEP_MAX_OUT)
+SUMS_FUNCTION(sums_log_unclamped, KEEP_MAX_OUT | UNCLAMPED)
 SUMS_FUNCTION(sums_log_scaled, KEEP_MAX_OUT | SCALED)
 SUMS_FUNCTION(sums_log_store, KEEP_MAX_OUT | STORE)
+SUMS_FUNCTION(sums_log_store_unclamped, KEEP_MAX_OUT | STORE | UNCLAMPED)
 SUMS_FUNCTION(sums_targets, KEEP_MAX_OUT | TARGETS)
 SUMS_FUNCTION(sums_targets_store, KEEP_MAX_OUT | TARGETS | STORE)
 SUMS_FUNCTION(sums_weighted, KEEP_MAX_OUT | WEIGHTED)
@@ -91,6 +96,14 @@ static sums_function *sums_function_of(const struct plan *plan)
         if (is_weighted(plan)) return sums_weighted;
         return is_scaled(plan) ? sums_log_scaled : sums_log;
     }
+}
+
+static sums_function *unclamped(sums_function *function)
+{
+    if (function == sums_store) return sums_store_unclamped;
+    if (function == sums_log) return sums_log_unclamped;
+    if (function == sums_log_store) return sums_log_store_unclamped;
+    return function;
 }
 
 static int stores_exponentials(const struct plan *plan)
@@ -122,11 +135,7 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
     ptrdiff_t first = block * BLOCK, count = strips(plan, group);
     for (ptrdiff_t s = 0; s < count; s++) {
         strip.shift = shift_in_strip(plan, &group->shift, s);
-        if (keeps_max_out(plan)) {
-            vec exponential = rounded(group->largest);
-            strip.row_max = in_strip(plan, &group->row_max, s);
-            strip.max_exponential = in_strip(plan, &exponential, s);
-        }
+        if (keeps_max_out(plan)) strip.row_max = in_strip(plan, &group->row_max, s);
         strip.x = x_of_strip(plan, group, block, s, scratch);
         if (has_dense_targets(plan)) strip.second = read_dense_targets(plan, group, block, s, scratch);
         else if (operation != FSM_GRAD_HESS && has(plan, FSM_SECOND))
@@ -138,7 +147,7 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
             strip.e = plan->streamed ? waiting_row(plan, block, s, scratch)
                                      : strip_to_write(&group->rows[FSM_OUT], plan->vertical, s, first, in_scratch);
         }
-        sums_of(&strip, &of_strip[s]);
+        (is_unclamped(plan, group, s) ? unclamped(sums_of) : sums_of)(&strip, &of_strip[s]);
         if (stores_exponentials(plan) && !plan->streamed && !stays_in_scratch(plan))
             write_strip(&group->rows[FSM_OUT], plan->vertical, s, group->count, first, strip.length, strip.e);
     }
@@ -286,12 +295,12 @@ static int writes_elements(const struct plan *plan)
 static void run_groups(const struct plan *plan, struct group *groups, ptrdiff_t count, real *losses, void *scratch)
 {
     for (ptrdiff_t g = 0; g < count; g++) {
-        vec maxima[2];
+        struct extremes extremes[2];
         for (ptrdiff_t block = 0; block < blocks(plan); block++) {
-            max_phase(plan, &groups[g], block, &maxima[block != 0], group_scratch(plan, scratch, g));
-            if (block) maxima[0] = max(maxima[1], maxima[0]);
+            max_phase(plan, &groups[g], block, &extremes[block != 0], group_scratch(plan, scratch, g));
+            if (block) extremes[0] = join(extremes[0], extremes[1]);
         }
-        end_max(plan, &groups[g], maxima, 1);
+        end_max(plan, &groups[g], extremes, 1);
     }
     for (ptrdiff_t g = 0; g < count; g++) {
         struct row_sums sums[2];
@@ -345,7 +354,7 @@ const struct kernels KERNELS = {
     .lanes = LANES,
     .short_row = SHORT_ROW,
     .group_bytes = sizeof(struct group),
-    .max_bytes = sizeof(vec),
+    .max_bytes = sizeof(struct extremes),
     .sums_bytes = sizeof(struct row_sums),
     .rows = rows,
     .begin = begin,

@@ -244,15 +244,27 @@ INLINE vec look_up(const real *table, ivec index)
 #define SHUFFLE(a, b, f, offset) __builtin_shufflevector(a, b, f(offset, 0), f(offset, 1))
 #endif
 
-/* Every second lane of a and then of b, from the first and from the second on. */
-#define STRIDED(offset, i) ((offset) + 2 * (i))
-INLINE vec even_lanes(vec a, vec b) { return SHUFFLE(a, b, STRIDED, 0); }
-INLINE vec odd_lanes(vec a, vec b) { return SHUFFLE(a, b, STRIDED, 1); }
-
 /* a0 b0 a1 b1 ... from the first and from the second halves of a and b. */
 #define INTERLEAVED(offset, i) ((offset) + (i) / 2 + ((i) % 2 ? (int)LANES : 0))
 INLINE vec interleave_low(vec a, vec b) { return SHUFFLE(a, b, INTERLEAVED, 0); }
 INLINE vec interleave_high(vec a, vec b) { return SHUFFLE(a, b, INTERLEAVED, (int)LANES / 2); }
+
+/* Of a's and then b's runs of `size` lanes (a power of two, constant) every second one. */
+#define FIRST_RUN(size, i) ((i) / (size) * 2 * (size) + (i) % (size))
+#define SECOND_RUN(size, i) (FIRST_RUN(size, i) + (size))
+#define RUNS_OF(size) ((size) < LANES ? (size) : 1)
+#define DEFINE_RUNS(name, f)                                                                       \
+    INLINE vec name(vec a, vec b, ptrdiff_t size)                                                  \
+    {                                                                                              \
+        switch (size) {                                                                            \
+        case 8: return SHUFFLE(a, b, f, RUNS_OF(8));                                               \
+        case 4: return SHUFFLE(a, b, f, RUNS_OF(4));                                               \
+        case 2: return SHUFFLE(a, b, f, RUNS_OF(2));                                               \
+        default: return SHUFFLE(a, b, f, 1);                                                       \
+        }                                                                                          \
+    }
+DEFINE_RUNS(first_runs, FIRST_RUN)
+DEFINE_RUNS(second_runs, SECOND_RUN)
 
 /* square[i] lane j becomes square[j] lane i: log2(LANES) perfect shuffles. Where only the
  * first vectors of the result are used the compiler leaves out what the others need. */
@@ -283,8 +295,8 @@ INLINE void transpose_first(vec square[LANES], int count)
             shuffled[i] = shuffled[j] = square[0];
             if (!reached[i]) continue;
             vec second = given[2 * i + 1] ? square[2 * i + 1] : square[2 * i];
-            shuffled[i] = even_lanes(square[2 * i], second);
-            shuffled[j] = odd_lanes(square[2 * i], second);
+            shuffled[i] = first_runs(square[2 * i], second, 1);
+            shuffled[j] = second_runs(square[2 * i], second, 1);
         }
         for (int i = 0; i < LANES; i++) {
             square[i] = shuffled[i];

@@ -48,36 +48,42 @@ INLINE struct pair as_pair(struct exponential e)
 }
 
 /* e**(y + y_low), y not below shift.lowest (or a NaN), |y_low| far below |y|. */
-INLINE struct exponential exp_clamped(vec y, vec y_low, const struct exp_shift *shift, int has_low)
+INLINE struct exponential exp_in_range(vec y, vec y_low, const struct exp_shift *shift, int has_low)
 {
     vec steps = fma_(y, splat(STEPS_PER_UNIT), shift->magic);
     vec k = steps - shift->magic;
     /* The first product is exact in the fma, and so is its sum: both are multiples of
      * ulp(STEP_HIGH) or of a small y's own ulp, and they cancel to less than a step. */
-    vec r = fma_(-k, splat(STEP_HIGH), y);
-    r = fma_(-k, splat(STEP_LOW), r);
+    vec r = fma_(k, splat(-STEP_HIGH), y);
+    r = fma_(k, splat(-STEP_LOW), r);
     if (has_low) r += y_low;
-    r += look_up(exp_tails, (ivec)steps);
     vec polynomial = splat(exp_coefficients[EXP_TERMS - 1]);
     for (int i = EXP_TERMS - 2; i >= 0; i--) polynomial = fma_(polynomial, r, splat(exp_coefficients[i]));
+    polynomial = fma_(polynomial, r, splat(1));
     ivec exponent = (ivec)steps << (MANTISSA_BITS - TABLE_BITS);
     vec scale = (vec)((ivec)look_up(exp_table.values, (ivec)steps) + exponent);
-    return (struct exponential){scale, fma_(r * r, polynomial, r)};
+    return (struct exponential){scale, fma_(polynomial, r, look_up(exp_tails, (ivec)steps))};
 }
 
-/* scaled: with a temperature. zero_at, where given: elements equal to it count as 0. */
-INLINE struct exponential shifted_exp(vec x, const struct exp_shift *shift, int scaled, const vec *zero_at)
+/* scaled: with a temperature. unclamped: there is none, and nothing to subtract, and no x of
+ * the row is as low as shift.lowest. */
+INLINE struct exponential shifted_exp(vec x, const struct exp_shift *shift, int scaled, int unclamped)
 {
-    vec y = x - shift->subtract, y_low = splat(0);
+    vec y = unclamped ? x : x - shift->subtract, y_low = splat(0);
     if (scaled) {
         vec scaled_x = max(shift->lowest_x, y * shift->prescale);
         struct pair product = two_product(scaled_x, shift->inverse_high);
         y = product.high;
         y_low = fma_(scaled_x, shift->inverse_low, product.low);
     }
-    y = max(shift->lowest, y);
-    if (zero_at) y = choose(equal(x, *zero_at), shift->lowest, y);
-    return exp_clamped(y, y_low, shift, scaled);
+    if (!unclamped) y = max(shift->lowest, y);
+    return exp_in_range(y, y_low, shift, scaled);
+}
+
+/* The rows whose exponentials are the same unclamped. */
+INLINE lane_mask may_be_unclamped(const struct exp_shift *shift, vec row_min)
+{
+    return equal(shift->subtract, splat(0)) & less(shift->lowest, row_min);
 }
 
 /* temperature is 1 where not scaled. */
