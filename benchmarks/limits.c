@@ -45,7 +45,7 @@ double sum_exponentials(ptrdiff_t repeats, int threads)
             __asm__ volatile("" : : "r"(row) : "memory");
             for (int at = 0; at < VECTORS; at += 4)
                 for (int i = 0; i < 4; i++)
-                    sums[i] += rounded(shifted_exp(load(row + (at + i) * LANES), &shift, 0, NULL));
+                    sums[i] += rounded(shifted_exp(load(row + (at + i) * LANES), &shift, 0, 1));
         }
         for (int i = 0; i < 4; i++) total += sums[i][0];
     }

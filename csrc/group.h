@@ -120,22 +120,28 @@ INLINE real *strip_memory(const struct plan *plan, void *scratch, enum strip_use
  * memory through all of them and go home after the last (panel.h). */
 INLINE int stays_in_scratch(const struct plan *plan) { return plan->vertical && blocks(plan) == 1; }
 
-static const real *read_operand(const struct plan *plan, const struct group *group, enum fsm_operand_name name,
+INLINE const real *read_operand(const struct plan *plan, const struct group *group, enum fsm_operand_name name,
                                 ptrdiff_t block, ptrdiff_t strip, real *scratch)
 {
     return read_strip(&group->rows[name], plan->vertical, strip, block * BLOCK, block_length(plan, block), scratch);
 }
 
-/* x; with factors b, -inf where b is 0, so that those elements are absent. */
-static const real *read_x(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t strip,
-                          void *scratch)
+/* x with -inf where b is 0, so that those elements are absent. */
+static const real *read_weighted_x(const struct plan *plan, const struct group *group, ptrdiff_t block,
+                                   ptrdiff_t strip, void *scratch)
 {
     real *copy = strip_memory(plan, scratch, STRIP_X);
     const real *x = read_operand(plan, group, FSM_X, block, strip, copy);
-    if (!is_weighted(plan)) return x;
     const real *b = read_operand(plan, group, FSM_SECOND, block, strip, strip_memory(plan, scratch, STRIP_SECOND));
     EACH_VECTOR(strip_size(plan, block), drop_zeros_step, x, b, copy);
     return copy;
+}
+
+INLINE const real *read_x(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t strip,
+                          void *scratch)
+{
+    if (is_weighted(plan)) return read_weighted_x(plan, group, block, strip, scratch);
+    return read_operand(plan, group, FSM_X, block, strip, strip_memory(plan, scratch, STRIP_X));
 }
 
 static const real *read_second(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t strip,

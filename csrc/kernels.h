@@ -28,6 +28,7 @@ struct plan {
     enum fsm_operand_name present[FSM_OPERANDS];
     int streamed;          /* outputs go past the caches */
     ptrdiff_t group_rows;  /* at most */
+    ptrdiff_t ahead;       /* reals from a row of x to the same one of the next group, which is fetched ahead */
     ptrdiff_t strip_bytes; /* of one strip of scratch memory */
     ptrdiff_t panel_groups;        /* read and written together, see panel.h */
     ptrdiff_t group_scratch_bytes; /* of each of them */

@@ -14,7 +14,7 @@ int thread_limit(void);
 int claim_team(int wanted);
 void release_team(int team);
 
-/* Runs all of [0, count), cut into `team` nearly equal runs of items. */
+/* Does all of [0, count), run by run. */
 void share_out(int team, ptrdiff_t count, work_function *work, void *context);
 
 #endif

@@ -28,6 +28,7 @@ static const vec no_elements = {0};
 struct sum_strip {
     int vertical, is_short;
     ptrdiff_t length; /* elements of a row */
+    ptrdiff_t ahead;  /* reals from x to the row that a horizontal strip's turn will come to next */
     const real *x, *second;
     real *e;
     struct exp_shift shift;
@@ -200,8 +201,11 @@ INLINE struct row_sums horizontal_sums(const struct sum_strip *strip_in, int mod
     struct chain chains[CHAIN_VECTORS];
     for (int c = 0; c < CHAIN_VECTORS; c++) chains[c] = new_chain(mode);
     ptrdiff_t i = 0;
-    for (; i + CHAINS <= strip.length; i += CHAINS)
+    for (; i + CHAINS <= strip.length; i += CHAINS) {
+        /* CHAINS reals are a line of memory. The sums leave the memory idle, the max would wait for it. */
+        if (!(mode & PRODUCTS)) prefetch(strip.x + i + strip.ahead);
         for (int c = 0; c < CHAIN_VECTORS; c++) chain_step(&chains[c], &strip, i + c * LANES, LANES, mode);
+    }
     /* The padding's exponentials are 0 and change no bit of a chain. */
     for (int c = 0; c < CHAIN_VECTORS; c++) {
         ptrdiff_t left = strip.length - i - c * LANES;

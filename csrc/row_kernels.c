@@ -61,11 +61,17 @@ static void end_max(const struct plan *plan, struct group *group, const void *ex
 
 /* ---- Phase 2: the sums ------------------------------------------------------------------ */
 
-/* Each combination in use is a function, and so a loop, of its own. */
+/* Each combination in use is a function, and so a loop, of its own. What it does not sum it leaves alone. */
 #define SUMS_FUNCTION(name, mode)                                                                  \
     static void name(const struct sum_strip *strip, struct row_sums *sums)                         \
     {                                                                                              \
-        *sums = strip->vertical ? vertical_sums(strip, mode) : horizontal_sums(strip, mode);       \
+        struct row_sums found = strip->vertical ? vertical_sums(strip, mode) : horizontal_sums(strip, mode); \
+        sums->total = found.total;                                                                 \
+        if ((mode) & KEEP_MAX_OUT) sums->ties = found.ties;                                        \
+        if ((mode) & (TARGETS | PRODUCTS)) {                                                       \
+            sums->cost = found.cost;                                                               \
+            sums->mass = found.mass;                                                               \
+        }                                                                                          \
     }
 SUMS_FUNCTION(sums_store, STORE)
 SUMS_FUNCTION(sums_store_unclamped, STORE | UNCLAMPED)
@@ -125,14 +131,16 @@ static real *waiting_row(const struct plan *plan, ptrdiff_t block, ptrdiff_t str
 static void sum_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *sums_out,
                       void *scratch)
 {
-    struct row_sums of_strip[LANES];
+    struct row_sums of_strip[LANES], *sums = sums_out;
     enum fsm_operation operation = plan->job->operation;
     sums_function *sums_of = sums_function_of(plan);
     struct sum_strip strip;
     strip.vertical = plan->vertical;
     strip.is_short = plan->job->n < SHORT_ROW;
     strip.length = block_length(plan, block);
+    strip.ahead = plan->ahead;
     ptrdiff_t first = block * BLOCK, count = strips(plan, group);
+    if (plan->vertical) of_strip[0] = (struct row_sums){0};
     for (ptrdiff_t s = 0; s < count; s++) {
         strip.shift = shift_in_strip(plan, &group->shift, s);
         if (keeps_max_out(plan)) strip.row_max = in_strip(plan, &group->row_max, s);
@@ -151,7 +159,6 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
         if (stores_exponentials(plan) && !plan->streamed && !stays_in_scratch(plan))
             write_strip(&group->rows[FSM_OUT], plan->vertical, s, group->count, first, strip.length, strip.e);
     }
-    struct row_sums *sums = sums_out;
     if (plan->vertical) *sums = of_strip[0];
     else *sums = sums_across_lanes(of_strip, count, keeps_max_out(plan),
                                    has_dense_targets(plan) || sums_of == sums_products);

@@ -22,6 +22,8 @@
 #define PANEL_BYTES ((ptrdiff_t)512 << 10)
 /* Bytes of the rows of a horizontal group: with what is written they fill a first-level cache. */
 #define GROUP_BYTES ((ptrdiff_t)16384)
+/* Bytes of the longest rows that are fetched into the cache ahead of their turn. */
+#define PREFETCH_BYTES ((ptrdiff_t)131072)
 /* Scratch memory of a small job, on the stack. */
 #define SMALL_SCRATCH 20480
 #define STRIPS 3
@@ -60,6 +62,10 @@ static struct plan make_plan(struct fsm_job *job, const struct kernels *kernels)
     plan.group_rows = plan.vertical ? kernels->lanes : GROUP_BYTES / row_bytes;
     if (plan.group_rows > kernels->lanes) plan.group_rows = kernels->lanes;
     if (plan.group_rows < 1) plan.group_rows = 1;
+
+    /* Longer rows would push each other out of the second-level cache. */
+    if (!plan.vertical && last >= 0 && plan.group_rows * row_bytes <= PREFETCH_BYTES)
+        plan.ahead = plan.group_rows * job->operands[FSM_X].strides[last] / itemsize;
 
     const struct fsm_operand *out = &job->operands[FSM_OUT];
     int can_stream = job->operation == FSM_SOFTMAX || job->operation == FSM_LOG_SOFTMAX ||

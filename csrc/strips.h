@@ -99,16 +99,21 @@ static void scatter_rows(const struct row_pointers *rows, ptrdiff_t count, ptrdi
     }
 }
 
-/* A readable strip (of a horizontal group, that of row number `strip`): the memory itself where a row lies in order, else a copy in scratch. */
+/* A strip (of a horizontal group, that of row number `strip`) in scratch. */
+static void copy_strip(const struct row_pointers *rows, int vertical, ptrdiff_t strip, ptrdiff_t first,
+                       ptrdiff_t length, real *scratch)
+{
+    if (vertical) gather_rows(rows, first, length, scratch);
+    else
+        for (ptrdiff_t i = 0; i < length; i++) scratch[i] = *element(rows, strip, first + i);
+}
+
+/* A readable strip: the memory itself where a row lies in order, else a copy in scratch. */
 INLINE const real *read_strip(const struct row_pointers *rows, int vertical, ptrdiff_t strip, ptrdiff_t first,
                               ptrdiff_t length, real *scratch)
 {
-    if (vertical) {
-        gather_rows(rows, first, length, scratch);
-        return scratch;
-    }
-    if (has_unit_stride(rows)) return element(rows, strip, first);
-    for (ptrdiff_t i = 0; i < length; i++) scratch[i] = *element(rows, strip, first + i);
+    if (!vertical && has_unit_stride(rows)) return element(rows, strip, first);
+    copy_strip(rows, vertical, strip, first, length, scratch);
     return scratch;
 }
 
