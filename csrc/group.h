@@ -15,7 +15,7 @@ struct group {
     struct row_pointers rows[FSM_OPERANDS];
     vec temperature, row_max;
     struct exp_shift shift;
-    lane_mask unclamped;        /* see may_be_unclamped */
+    lane_mask clamped;          /* see needs_clamp */
     struct exponential largest; /* of row_max */
     struct row_sums sums;
     struct pair log_sum;
@@ -91,16 +91,9 @@ INLINE struct exp_shift shift_in_strip(const struct plan *plan, const struct exp
     return result;
 }
 
-INLINE int all_lanes(lane_mask mask)
-{
-    int all = 1;
-    EACH_LANE(lane) all &= is_set(mask, lane);
-    return all;
-}
-
 INLINE int is_unclamped(const struct plan *plan, const struct group *group, ptrdiff_t strip)
 {
-    return plan->vertical ? all_lanes(group->unclamped) : is_set(group->unclamped, strip);
+    return plan->vertical ? !any_lane(group->clamped) : !is_set(group->clamped, strip);
 }
 
 /* Where element i of the row in this lane lies in the row's strip. */
@@ -157,25 +150,17 @@ static void point_to_rows(const struct plan *plan, struct group *group, enum fsm
     const struct fsm_job *job = plan->job;
     const struct fsm_operand *operand = &job->operands[name];
     struct row_pointers *rows = &group->rows[name];
-    rows->axis_stride = operand->axis_stride;
     int inner = job->dimensions - 1;
-    if (inner == 0 || group->first_row % job->shape[inner] + group->count <= job->shape[inner]) {
-        ptrdiff_t stride = operand->strides[inner];
-        char *lane_data = operand->data + row_offset(job, operand, group->first_row);
-        for (ptrdiff_t lane = 0; lane < LANES; lane++) {
-            rows->lane[lane] = lane_data;
-            if (lane + 1 < group->count) lane_data += stride;
-        }
-        rows->neighbours = stride == (ptrdiff_t)sizeof(real) && group->count == LANES;
-        return;
-    }
-    int neighbours = group->count == LANES;
+    rows->axis_stride = operand->axis_stride;
+    rows->row_stride = operand->strides[inner];
+    rows->first = operand->data + row_offset(job, operand, group->first_row);
+    rows->is_regular =
+        group->count == LANES && (inner == 0 || group->first_row % job->shape[inner] + LANES <= job->shape[inner]);
+    if (rows->is_regular) return;
     for (ptrdiff_t lane = 0; lane < LANES; lane++) {
         ptrdiff_t row = group->first_row + (lane < group->count ? lane : group->count - 1);
         rows->lane[lane] = operand->data + row_offset(job, operand, row);
-        neighbours &= rows->lane[lane] == rows->lane[0] + lane * (ptrdiff_t)sizeof(real);
     }
-    rows->neighbours = neighbours;
 }
 
 /* A double of each row, 1 where the operand is absent. */
@@ -183,7 +168,7 @@ INLINE double row_double(const struct group *group, const struct plan *plan, enu
                          ptrdiff_t lane)
 {
     if (!has(plan, name)) return 1;
-    return *(const double *)(const void *)group->rows[name].lane[lane];
+    return *(const double *)(const void *)row_start(&group->rows[name], lane);
 }
 
 /* The nearest temperature that a real can be. */
@@ -208,7 +193,7 @@ static void begin_rows(const struct plan *plan, struct group *group, ptrdiff_t f
 static void write_row_values(const struct group *group, enum fsm_operand_name name, vec values)
 {
     for (ptrdiff_t lane = 0; lane < group->count; lane++)
-        *(real *)(void *)group->rows[name].lane[lane] = values[lane];
+        *(real *)(void *)row_start(&group->rows[name], lane) = values[lane];
 }
 
 #endif

@@ -31,7 +31,7 @@ static void end_weighted(const struct plan *plan, struct group *group)
     vec value = sum.high + (sum.low + q.low);
     /* Infinite terms decide alone; their pairs have no low part. */
     value = choose(equal(absolute(q.high), infinity), q.high + ties, value);
-    value = choose(equal(absolute(ties), infinity), ties, value);
+    value = choose(equal(absolute(ties), infinity), q.high + ties, value);
     value = choose(equal(group->row_max, -infinity), zero, value);
     /* A NaN of x or b is in the total, whatever became of it on the way here. */
     vec total = group->sums.total.high;

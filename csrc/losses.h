@@ -19,34 +19,51 @@ INLINE int has_dense_targets(const struct plan *plan)
     return job->operation == FSM_CROSS_ENTROPY && (has(plan, FSM_SECOND) || job->label_smoothing != 0);
 }
 
+/* A row's weight, target at its label and upstream gradient. */
+static void set_row_factors(const struct plan *plan, struct group *group, ptrdiff_t lane, double label_weight)
+{
+    const struct fsm_job *job = plan->job;
+    double smoothing = job->label_smoothing, weight = row_double(group, plan, FSM_SAMPLE_WEIGHT, lane);
+    if (label_weight == 0 && smoothing == 0) weight = 0;
+    if (job->operation == FSM_GRAD_HESS) weight *= label_weight;
+    group->weight[lane] = (real)weight;
+    group->target[lane] = has(plan, FSM_LABELS) ? (real)((1 - smoothing) * label_weight) : 0;
+    double factor = row_double(group, plan, FSM_GRAD_LOSS, lane) * weight;
+    double upstream = factor * job->grad_scale;
+    double lost = __builtin_fma(factor, job->grad_scale, -upstream) + factor * job->grad_scale_low;
+    group->upstream.high[lane] = (real)upstream;
+    group->upstream.low[lane] = (real)((upstream - (double)(real)upstream) + lost);
+}
+
 /* What the rows' labels, weights and upstream gradients come to: a weight of 0 where the
  * row is ignored, and then nothing of the row is used; the target at the label. */
 static void read_targets(const struct plan *plan, struct group *group)
 {
     const struct fsm_job *job = plan->job;
     const real *class_weight = job->class_weight;
-    double smoothing = job->label_smoothing;
-    group->weight = group->target = group->label_logit = group->upstream.high = group->upstream.low = splat(0);
+    group->label_logit = splat(0);
     for (ptrdiff_t lane = 0; lane < LANES; lane++) group->label[lane] = -1;
+    int alike = !class_weight && !has(plan, FSM_SAMPLE_WEIGHT) && !has(plan, FSM_GRAD_LOSS);
+    if (alike) {
+        set_row_factors(plan, group, 0, 1);
+        group->weight = splat(group->weight[0]);
+        group->target = splat(group->target[0]);
+        group->upstream = (struct pair){splat(group->upstream.high[0]), splat(group->upstream.low[0])};
+    }
     for (ptrdiff_t lane = 0; lane < group->count; lane++) {
-        double weight = row_double(group, plan, FSM_SAMPLE_WEIGHT, lane);
+        int64_t label = 0;
         if (has(plan, FSM_LABELS)) {
-            int64_t label = read_label(group->rows[FSM_LABELS].lane[lane], job->label_type);
+            label = read_label(row_start(&group->rows[FSM_LABELS], lane), job->label_type);
             /* Labels were checked before; one that has been changed since is ignored. */
-            if (label < 0 || label >= job->n || (job->has_ignore_index && label == job->ignore_index)) continue;
-            double label_weight = class_weight ? (double)class_weight[label] : 1;
-            if (label_weight == 0 && smoothing == 0) weight = 0;
-            if (job->operation == FSM_GRAD_HESS) weight *= label_weight;
+            if (label < 0 || label >= job->n || (job->has_ignore_index && label == job->ignore_index)) {
+                group->weight[lane] = group->target[lane] = 0;
+                group->upstream.high[lane] = group->upstream.low[lane] = 0;
+                continue;
+            }
             group->label[lane] = (ptrdiff_t)label;
-            group->target[lane] = (real)((1 - smoothing) * label_weight);
             group->label_logit[lane] = *element(&group->rows[FSM_X], lane, (ptrdiff_t)label);
         }
-        group->weight[lane] = (real)weight;
-        double factor = row_double(group, plan, FSM_GRAD_LOSS, lane) * weight;
-        double upstream = factor * job->grad_scale;
-        double lost = __builtin_fma(factor, job->grad_scale, -upstream) + factor * job->grad_scale_low;
-        group->upstream.high[lane] = (real)upstream;
-        group->upstream.low[lane] = (real)((upstream - (double)(real)upstream) + lost);
+        if (!alike) set_row_factors(plan, group, lane, class_weight && has(plan, FSM_LABELS) ? (double)class_weight[label] : 1);
     }
 }
 
@@ -132,9 +149,7 @@ static void clear_ignored(const struct plan *plan, const struct group *group, pt
                           ptrdiff_t size)
 {
     lane_mask ignored = equal(in_strip(plan, &group->weight, strip), splat(0));
-    int any = 0;
-    EACH_LANE(lane) any |= is_set(ignored, lane);
-    if (any) EACH_VECTOR(size, clear_step, out, ignored);
+    if (any_lane(ignored)) EACH_VECTOR(size, clear_step, out, ignored);
 }
 
 /* e * factor - step at each row's label; 0 elsewhere. Taken before `e` is written over. */

@@ -3,7 +3,8 @@
  * A group of columns takes 64 bytes of each line of memory that lies along its rows. Lines a
  * power of two apart share a few places in every cache, and what the processor fetched ahead
  * of one group's turn would be gone by the next one's: so a panel takes up to a page's worth
- * of neighbouring columns from each line, in one run. */
+ * of neighbouring columns from each line, in one run, and asks for the next line's meanwhile:
+ * what the processor fetches ahead by itself ends with the page. */
 #ifndef FASTSOFTMAX_PANEL_H
 #define FASTSOFTMAX_PANEL_H
 
@@ -27,10 +28,13 @@ static void read_panel(const struct plan *plan, ptrdiff_t first, ptrdiff_t last,
 {
     const struct fsm_operand *x = &plan->job->operands[FSM_X];
     const char *start = x->data + row_offset(plan->job, x, first);
+    ptrdiff_t groups = (last - first) / LANES, bytes = groups * VECTOR_BYTES;
     for (ptrdiff_t i = 0; i < plan->job->n; i++) {
-        const real *line = (const real *)(const void *)(start + i * x->axis_stride);
-        for (ptrdiff_t g = 0; g < (last - first) / LANES; g++)
-            store(strip_memory(plan, group_scratch(plan, scratch, g), STRIP_X) + i * LANES, load(line + g * LANES));
+        const char *line = start + i * x->axis_stride;
+        for (ptrdiff_t at = 0; at < bytes; at += LINE_BYTES) prefetch(line + x->axis_stride + at);
+        for (ptrdiff_t g = 0; g < groups; g++)
+            store(strip_memory(plan, group_scratch(plan, scratch, g), STRIP_X) + i * LANES,
+                  load((const real *)(const void *)line + g * LANES));
     }
 }
 
@@ -38,10 +42,13 @@ static void write_panel(const struct plan *plan, ptrdiff_t first, ptrdiff_t last
 {
     const struct fsm_operand *out = &plan->job->operands[FSM_OUT];
     char *start = out->data + row_offset(plan->job, out, first);
+    ptrdiff_t groups = (last - first) / LANES, bytes = groups * VECTOR_BYTES;
     for (ptrdiff_t i = 0; i < plan->job->n; i++) {
-        real *line = (real *)(void *)(start + i * out->axis_stride);
-        for (ptrdiff_t g = 0; g < (last - first) / LANES; g++)
-            store(line + g * LANES, load(strip_memory(plan, group_scratch(plan, scratch, g), STRIP_X) + i * LANES));
+        char *line = start + i * out->axis_stride;
+        for (ptrdiff_t at = 0; at < bytes; at += LINE_BYTES) prefetch_to_write(line + out->axis_stride + at);
+        for (ptrdiff_t g = 0; g < groups; g++)
+            store((real *)(void *)line + g * LANES,
+                  load(strip_memory(plan, group_scratch(plan, scratch, g), STRIP_X) + i * LANES));
     }
 }
 

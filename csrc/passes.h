@@ -271,24 +271,23 @@ INLINE struct pair pair_across_lanes(struct pair of_row[LANES], ptrdiff_t count)
 /* of_row[field] of each row, those past the last one like the first. */
 #define FIELD_OF_ROWS(to, of_row, count, field) EACH_LANE(r) (to)[r] = (of_row)[r < (count) ? r : 0].field
 
-static struct row_sums sums_across_lanes(const struct row_sums of_row[], ptrdiff_t count, int with_ties, int with_costs)
+static void sums_across_lanes(const struct row_sums of_row[], ptrdiff_t count, int with_ties, int with_costs,
+                              struct row_sums *sums)
 {
-    struct row_sums result = {{splat(0), splat(0)}, splat(0), {splat(0), splat(0)}, {splat(0), splat(0)}};
     struct pair pairs[LANES];
     FIELD_OF_ROWS(pairs, of_row, count, total);
-    result.total = pair_across_lanes(pairs, count);
+    sums->total = pair_across_lanes(pairs, count);
     if (with_ties) {
         vec ties[LANES];
         FIELD_OF_ROWS(ties, of_row, count, ties);
-        result.ties = sum_across_lanes(ties, count);
+        sums->ties = sum_across_lanes(ties, count);
     }
     if (with_costs) {
         FIELD_OF_ROWS(pairs, of_row, count, cost);
-        result.cost = pair_across_lanes(pairs, count);
+        sums->cost = pair_across_lanes(pairs, count);
         FIELD_OF_ROWS(pairs, of_row, count, mass);
-        result.mass = pair_across_lanes(pairs, count);
+        sums->mass = pair_across_lanes(pairs, count);
     }
-    return result;
 }
 
 /* The largest and the smallest element. NaN is passed over: it reaches every result through the sum. */

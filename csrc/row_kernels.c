@@ -54,8 +54,8 @@ static void end_max(const struct plan *plan, struct group *group, const void *ex
     vec row_max = of_row.max;
     if (plan->job->operation == FSM_LOG_SOFTMAX_VJP) row_max = max(splat(-EXP_LIMIT), min(splat(EXP_LIMIT), row_max));
     group->row_max = row_max;
-    group->shift = shift_for(row_max, group->temperature, is_scaled(plan));
-    group->unclamped = may_be_unclamped(&group->shift, of_row.min);
+    set_shift(&group->shift, row_max, group->temperature, is_scaled(plan));
+    group->clamped = needs_clamp(&group->shift, of_row.min);
     group->largest = shifted_exp(row_max, &group->shift, is_scaled(plan), 0);
 }
 
@@ -131,7 +131,7 @@ static real *waiting_row(const struct plan *plan, ptrdiff_t block, ptrdiff_t str
 static void sum_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *sums_out,
                       void *scratch)
 {
-    struct row_sums of_strip[LANES], *sums = sums_out;
+    struct row_sums of_row[LANES], *sums = sums_out;
     enum fsm_operation operation = plan->job->operation;
     sums_function *sums_of = sums_function_of(plan);
     struct sum_strip strip;
@@ -140,7 +140,6 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
     strip.length = block_length(plan, block);
     strip.ahead = plan->ahead;
     ptrdiff_t first = block * BLOCK, count = strips(plan, group);
-    if (plan->vertical) of_strip[0] = (struct row_sums){0};
     for (ptrdiff_t s = 0; s < count; s++) {
         strip.shift = shift_in_strip(plan, &group->shift, s);
         if (keeps_max_out(plan)) strip.row_max = in_strip(plan, &group->row_max, s);
@@ -155,13 +154,14 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
             strip.e = plan->streamed ? waiting_row(plan, block, s, scratch)
                                      : strip_to_write(&group->rows[FSM_OUT], plan->vertical, s, first, in_scratch);
         }
-        (is_unclamped(plan, group, s) ? unclamped(sums_of) : sums_of)(&strip, &of_strip[s]);
+        sums_function *function = is_unclamped(plan, group, s) ? unclamped(sums_of) : sums_of;
+        function(&strip, plan->vertical ? sums : &of_row[s]);
         if (stores_exponentials(plan) && !plan->streamed && !stays_in_scratch(plan))
             write_strip(&group->rows[FSM_OUT], plan->vertical, s, group->count, first, strip.length, strip.e);
     }
-    if (plan->vertical) *sums = of_strip[0];
-    else *sums = sums_across_lanes(of_strip, count, keeps_max_out(plan),
-                                   has_dense_targets(plan) || sums_of == sums_products);
+    if (!plan->vertical)
+        sums_across_lanes(of_row, count, keeps_max_out(plan), has_dense_targets(plan) || sums_of == sums_products,
+                          sums);
 }
 
 static void write_selected(const struct plan *plan, const struct group *group)
@@ -170,7 +170,7 @@ static void write_selected(const struct plan *plan, const struct group *group)
     const struct row_pointers *labels = &group->rows[FSM_LABELS];
     for (ptrdiff_t lane = 0; lane < group->count; lane++) {
         for (ptrdiff_t k = 0; k < job->n_selected; k++) {
-            int64_t label = read_label(labels->lane[lane] + k * labels->axis_stride, job->label_type);
+            int64_t label = read_label(row_start(labels, lane) + k * labels->axis_stride, job->label_type);
             if (label < 0 || label >= job->n) continue; /* changed since it was checked */
             real x = *element(&group->rows[FSM_X], lane, (ptrdiff_t)label), row_max = group->row_max[lane];
             real distance = x - row_max;
@@ -195,7 +195,7 @@ static void end_softmax(struct group *group)
 static void end_sum(const struct plan *plan, struct group *group, const void *sums, ptrdiff_t count, void *losses)
 {
     const struct row_sums *of_block = sums;
-    group->sums = of_block[0];
+    if (of_block != &group->sums) group->sums = of_block[0];
     for (ptrdiff_t block = 1; block < count; block++) group->sums = add_sums(group->sums, of_block[block]);
     switch (plan->job->operation) {
     case FSM_SOFTMAX:
@@ -262,8 +262,7 @@ static void write_phase(const struct plan *plan, const struct group *group, ptrd
             struct pair factor = pair_in_strip(plan, &group->factor, strip);
             vec certain_above = in_strip(plan, &group->certain_above, strip);
             lane_mask certain = less(certain_above, splat(1));
-            int any = 0;
-            EACH_LANE(lane) any |= is_set(certain, lane);
+            int any = any_lane(certain);
             if (plan->streamed && !any) stream_scaled(from, out, size, factor);
             else write_scaled(from, out, size, factor);
             if (any) EACH_VECTOR(size, certain_step, out, certain_above);
@@ -302,18 +301,20 @@ static int writes_elements(const struct plan *plan)
 static void run_groups(const struct plan *plan, struct group *groups, ptrdiff_t count, real *losses, void *scratch)
 {
     for (ptrdiff_t g = 0; g < count; g++) {
-        struct extremes extremes[2];
-        for (ptrdiff_t block = 0; block < blocks(plan); block++) {
-            max_phase(plan, &groups[g], block, &extremes[block != 0], group_scratch(plan, scratch, g));
-            if (block) extremes[0] = join(extremes[0], extremes[1]);
+        struct extremes extremes, of_block;
+        max_phase(plan, &groups[g], 0, &extremes, group_scratch(plan, scratch, g));
+        for (ptrdiff_t block = 1; block < blocks(plan); block++) {
+            max_phase(plan, &groups[g], block, &of_block, group_scratch(plan, scratch, g));
+            extremes = join(extremes, of_block);
         }
-        end_max(plan, &groups[g], extremes, 1);
+        end_max(plan, &groups[g], &extremes, 1);
     }
     for (ptrdiff_t g = 0; g < count; g++) {
-        struct row_sums sums[2];
-        for (ptrdiff_t block = 0; block < blocks(plan); block++) {
-            sum_phase(plan, &groups[g], block, &sums[block != 0], group_scratch(plan, scratch, g));
-            if (block) sums[0] = add_sums(sums[0], sums[1]);
+        struct row_sums *sums = &groups[g].sums, of_block;
+        sum_phase(plan, &groups[g], 0, sums, group_scratch(plan, scratch, g));
+        for (ptrdiff_t block = 1; block < blocks(plan); block++) {
+            sum_phase(plan, &groups[g], block, &of_block, group_scratch(plan, scratch, g));
+            *sums = add_sums(*sums, of_block);
         }
         end_sum(plan, &groups[g], sums, 1, losses ? losses + (groups[g].first_row - groups[0].first_row) : NULL);
     }

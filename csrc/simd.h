@@ -113,6 +113,19 @@ INLINE vec choose(lane_mask condition, vec yes, vec no)
 INLINE int is_set(lane_mask mask, ptrdiff_t lane) { return mask[lane] != 0; }
 #endif
 
+INLINE int any_lane(lane_mask mask)
+{
+#if VECTOR_BYTES == 64
+    return mask != 0;
+#elif VECTOR_BYTES == 32
+    return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
+#else
+    integer any = 0;
+    EACH_LANE(i) any |= mask[i];
+    return any != 0;
+#endif
+}
+
 /* The larger and the smaller of both; a NaN in b comes through, a NaN in a does not. */
 INLINE vec max(vec a, vec b)
 {
@@ -197,7 +210,9 @@ INLINE void stream(real *to, vec value)
 }
 
 /* Asks for a line of memory before it is needed; any address will do. */
-INLINE void prefetch(const real *from) { __builtin_prefetch(from, 0, 2); }
+#define LINE_BYTES 64
+INLINE void prefetch(const void *from) { __builtin_prefetch(from, 0, 2); }
+INLINE void prefetch_to_write(const void *to) { __builtin_prefetch(to, 1, 2); }
 
 /* Orders streamed stores before whatever another thread is told next. */
 INLINE void stream_fence(void)
@@ -269,43 +284,50 @@ INLINE vec interleave_high(vec a, vec b) { return SHUFFLE(a, b, INTERLEAVED, (in
 DEFINE_RUNS(first_runs, FIRST_RUN)
 DEFINE_RUNS(second_runs, SECOND_RUN)
 
-/* square[i] lane j becomes square[j] lane i: log2(LANES) perfect shuffles. Where only the
- * first vectors of the result are used the compiler leaves out what the others need. */
-INLINE void transpose(vec square[LANES])
+/* `count` vectors (a power of two, constant) one after the other, dealt out: vector i gets
+ * every count-th element from number i on. log2(count) perfect shuffles. */
+INLINE void unzip(vec v[], int count)
 {
-    for (int stage = 1; stage < LANES; stage *= 2) {
+    for (int stage = 1; stage < count; stage *= 2) {
         vec shuffled[LANES];
-        for (int i = 0; i < LANES / 2; i++) {
-            shuffled[2 * i] = interleave_low(square[i], square[i + LANES / 2]);
-            shuffled[2 * i + 1] = interleave_high(square[i], square[i + LANES / 2]);
+        for (int i = 0; i < count / 2; i++) {
+            shuffled[i] = first_runs(v[2 * i], v[2 * i + 1], 1);
+            shuffled[i + count / 2] = second_runs(v[2 * i], v[2 * i + 1], 1);
         }
-        for (int i = 0; i < LANES; i++) square[i] = shuffled[i];
+        for (int i = 0; i < count; i++) v[i] = shuffled[i];
     }
 }
 
-/* The same by the inverse shuffles, where only the first `count` vectors are given: the
- * lanes from `count` on are left undefined, and what only they need is left out. */
-INLINE void transpose_first(vec square[LANES], int count)
+/* The way back. */
+INLINE void zip(vec v[], int count)
 {
-    int given[LANES];
-    for (int i = 0; i < LANES; i++) given[i] = i < count;
-    for (int stage = 1; stage < LANES; stage *= 2) {
+    for (int stage = 1; stage < count; stage *= 2) {
         vec shuffled[LANES];
-        int reached[LANES];
-        for (int i = 0; i < LANES / 2; i++) {
-            int j = i + (int)LANES / 2;
-            reached[i] = reached[j] = given[2 * i] || given[2 * i + 1];
-            shuffled[i] = shuffled[j] = square[0];
-            if (!reached[i]) continue;
-            vec second = given[2 * i + 1] ? square[2 * i + 1] : square[2 * i];
-            shuffled[i] = first_runs(square[2 * i], second, 1);
-            shuffled[j] = second_runs(square[2 * i], second, 1);
+        for (int i = 0; i < count / 2; i++) {
+            shuffled[2 * i] = interleave_low(v[i], v[i + count / 2]);
+            shuffled[2 * i + 1] = interleave_high(v[i], v[i + count / 2]);
         }
-        for (int i = 0; i < LANES; i++) {
-            square[i] = shuffled[i];
-            given[i] = reached[i];
-        }
+        for (int i = 0; i < count; i++) v[i] = shuffled[i];
     }
+}
+
+/* square[i] lane j becomes square[j] lane i. */
+INLINE void transpose(vec square[LANES]) { zip(square, LANES); }
+
+/* Lane i of the result is lane from[i] of v. */
+INLINE vec permute(vec v, ivec from)
+{
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+    return (vec)_mm512_permutexvar_ps((__m512i)from, (__m512)v);
+#elif VECTOR_BYTES == 64
+    return (vec)_mm512_permutexvar_pd((__m512i)from, (__m512d)v);
+#elif VECTOR_BYTES == 32 && REAL_BITS == 32
+    return (vec)_mm256_permutevar8x32_ps((__m256)v, (__m256i)from);
+#else
+    vec result;
+    EACH_LANE(i) result[i] = v[from[i]];
+    return result;
+#endif
 }
 
 #endif

@@ -80,37 +80,35 @@ INLINE struct exponential shifted_exp(vec x, const struct exp_shift *shift, int 
     return exp_in_range(y, y_low, shift, scaled);
 }
 
-/* The rows whose exponentials are the same unclamped. */
-INLINE lane_mask may_be_unclamped(const struct exp_shift *shift, vec row_min)
+/* The rows whose exponentials would not be the same unclamped. */
+INLINE lane_mask needs_clamp(const struct exp_shift *shift, vec row_min)
 {
-    return equal(shift->subtract, splat(0)) & less(shift->lowest, row_min);
+    return ~(equal(shift->subtract, splat(0)) & less(shift->lowest, row_min));
 }
 
-/* temperature is 1 where not scaled. */
-INLINE struct exp_shift shift_for(vec row_max, vec temperature, int scaled)
+/* temperature and the fields that belong to it are left alone where not scaled. */
+INLINE void set_shift(struct exp_shift *shift, vec row_max, vec temperature, int scaled)
 {
-    struct exp_shift shift;
     vec y_max = row_max;
     if (scaled) {
         const vec tiny = splat(1 / SUM_SCALE), huge = splat(SUM_SCALE * (1 << 30));
-        shift.prescale = choose(less(temperature, tiny), splat(SUM_SCALE), splat(1));
-        shift.prescale = choose(less(huge, temperature), tiny, shift.prescale);
-        struct pair inverse = reciprocal((struct pair){temperature * shift.prescale, splat(0)});
-        shift.inverse_high = inverse.high;
-        shift.inverse_low = inverse.low;
-        y_max = row_max * shift.prescale * inverse.high;
+        shift->prescale = choose(less(temperature, tiny), splat(SUM_SCALE), splat(1));
+        shift->prescale = choose(less(huge, temperature), tiny, shift->prescale);
+        struct pair inverse = reciprocal((struct pair){temperature * shift->prescale, splat(0)});
+        shift->inverse_high = inverse.high;
+        shift->inverse_low = inverse.low;
+        y_max = row_max * shift->prescale * inverse.high;
     }
     /* An empty row's max is -inf: its elements must come out as 0, so nothing is subtracted. */
     vec zero = splat(0);
     lane_mask plain = less(absolute(y_max), splat(LARGE_MAX));
-    shift.subtract = choose(plain | equal(row_max, splat(-(real)__builtin_inf())), zero, row_max);
+    shift->subtract = choose(plain | equal(row_max, splat(-(real)__builtin_inf())), zero, row_max);
     y_max = choose(plain, y_max, zero);
     vec n = fma_(y_max, splat(LOG2_E), splat(ROUND_MAGIC)) - splat(ROUND_MAGIC);
     vec n_scaled = n - splat(SUM_EXPONENT);
-    shift.magic = splat(ROUND_MAGIC) - splat(TABLE_SIZE) * n_scaled;
-    shift.lowest = (n_scaled - splat(EXPONENT_BIAS)) * splat(LN2);
-    if (scaled) shift.lowest_x = (shift.lowest - splat(4)) * (temperature * shift.prescale);
-    return shift;
+    shift->magic = splat(ROUND_MAGIC) - splat(TABLE_SIZE) * n_scaled;
+    shift->lowest = (n_scaled - splat(EXPONENT_BIAS)) * splat(LN2);
+    if (scaled) shift->lowest_x = (shift->lowest - splat(4)) * (temperature * shift->prescale);
 }
 
 #endif
