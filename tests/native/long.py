@@ -1,4 +1,4 @@
-"""The long run of the native tests: every compiler, sanitizers, valgrind, emulators, fuzzing.
+"""The long run: every compiler, sanitizers, valgrind, emulators, every float32, 100,000 calls, fuzzing.
 
     python tests/native/long.py [--fuzz EXECUTIONS] [--only WORD ...]
 
@@ -16,6 +16,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -145,6 +146,21 @@ def huge(folder, _):
     return drive([build.build(folder / "gcc")[0], "--huge"])
 
 
+def every_float(folder, _):
+    need("gcc")
+    return drive([build.build(folder / "gcc", program="every_float")[0]])
+
+
+def growth(_folder, _):
+    """In Python: of the package that is installed."""
+    code, out, errors = execute(
+        [sys.executable, "-m", "pytest", "-q", "-k", "growth", HERE.parent / "test_memory.py"], FASTSOFTMAX_LONG="1"
+    )
+    if code:
+        raise AssertionError(f"{out[-3000:]}{errors[-3000:]}")
+    return f"100,000 calls each of as many functions and errors as there are tests: {out.splitlines()[-1]}"
+
+
 def callers(folder, _):
     need("gcc")
     return drive([build.build(folder / "gcc")[0], "--stress", "30"])
@@ -197,6 +213,8 @@ STEPS = {
     "thread sanitizer": threads,
     "valgrind memcheck": valgrind,
     "rows of more than 2**31 elements": huge,
+    "exp and log of every float32": every_float,
+    "100,000 calls of everything": growth,
     "several callers at once": callers,
     "libFuzzer": fuzz,
     "libFuzzer, a fiftieth, with sanitizers": fuzz_sanitized,
