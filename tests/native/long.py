@@ -11,6 +11,7 @@ instrumented. So the library's own sharing of work is examined, not libgomp's ba
 
 import argparse
 import datetime
+import importlib.util
 import os
 import platform
 import re
@@ -175,17 +176,32 @@ def fuzz_sanitized(folder, executions):
     return run_fuzzer(folder / "fuzz_sanitized", executions // 50, SANITIZED)
 
 
+def fuzz_api(folder, executions):
+    """In Python: of the package that is installed."""
+    if importlib.util.find_spec("atheris") is None:
+        raise NotHere("no atheris")
+    total = run_jobs([sys.executable, HERE / "fuzz_api.py"], folder / "fuzz_api", executions // 10, 300)
+    return f"{total} executions; no finding"
+
+
 def run_fuzzer(folder, executions, extra):
     need("clang")
     extra = [*extra, "-fsanitize=fuzzer"]
     path, _messages = build.build(folder, cc="clang", openmp=False, program="fuzz", extra=extra)
+    total = run_jobs([path], folder / "corpus", executions, 120)
+    return f"{total} executions, each under every instruction set; no finding"
+
+
+def run_jobs(command, corpus, executions, longest_input):
+    """Shares them out among as many processes as there are processors; what was executed."""
     jobs = os.cpu_count()
-    corpus = folder / "corpus"
     corpus.mkdir(exist_ok=True)
-    options = ["-max_len=120", "-print_final_stats=1", f"-runs={executions // jobs}", "-rss_limit_mb=0"]
+    # The entropic schedule takes three times as long as the executions themselves.
+    options = [f"-max_len={longest_input}", "-entropic=0", "-rss_limit_mb=0"]
+    options += [f"-runs={executions // jobs}", "-print_final_stats=1"]
     running = [
         subprocess.Popen(
-            [path, *options, f"-seed={job + 1}", f"-artifact_prefix={HERE}/", corpus],
+            [*command, *options, f"-seed={job + 1}", f"-artifact_prefix={HERE}/", corpus],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -199,7 +215,7 @@ def run_fuzzer(folder, executions, extra):
         if process.returncode:
             raise AssertionError(errors[-3000:])
         total += int(re.search(r"number_of_executed_units: (\d+)", errors)[1])
-    return f"{total} executions, each under every instruction set; no finding"
+    return total
 
 
 STEPS = {
@@ -218,6 +234,7 @@ STEPS = {
     "several callers at once": callers,
     "libFuzzer": fuzz,
     "libFuzzer, a fiftieth, with sanitizers": fuzz_sanitized,
+    "atheris on the Python functions, a tenth": fuzz_api,
 }
 
 
