@@ -138,6 +138,22 @@ def test_block_is_the_calling_threads_own(threads):
 
 
 @needs_openmp
+def test_block_may_be_shared_by_threads(threads):
+    """Each goes back to the limit that it had itself, in whichever order they leave."""
+    threads(5)
+    shared = fsm.num_threads(3)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, fsm.num_threads(4):
+        shared.__enter__()
+        pool.submit(shared.__enter__).result()
+        shared.__exit__(None, None, None)
+        assert fsm.get_num_threads() == 4
+        assert pool.submit(fsm.get_num_threads).result() == 3
+        pool.submit(shared.__exit__, None, None, None).result()
+        assert pool.submit(fsm.get_num_threads).result() == 5
+    assert fsm.get_num_threads() == 5
+
+
+@needs_openmp
 def test_setting_holds_for_every_thread(threads):
     threads(3)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
