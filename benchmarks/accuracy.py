@@ -1,12 +1,14 @@
 """Worst errors in ULP: ours on every instruction set, and the peers', on every kind of logits.
 
-    python benchmarks/accuracy.py --json accuracy.json
+    python benchmarks/accuracy.py --json accuracy.json > accuracy.md
 
 Exact values come from long double (fastsoftmax/_check.py says how). Each row that gave one of
-our worst errors is computed again by mpmath with 60 digits; the table shows that figure.
+our worst errors is computed again by mpmath with 60 digits; the table shows that figure. Errors
+of gradients are in ULP of the largest term; peers have one for the loss, the others are ours alone.
 """
 
 import argparse
+import datetime
 import json
 from pathlib import Path
 
@@ -14,13 +16,15 @@ import mpmath
 import numpy as np
 
 import fastsoftmax as fsm
-from fastsoftmax import _core
+from fastsoftmax import _check, _core
 from fastsoftmax._check import FAMILIES, ExactRows, Inputs, instruction_sets, largest_error, make_inputs, ulp
 from fastsoftmax._peers import ADAPTERS, OURS, _arrays, load, versions
 from fastsoftmax._timing import LOSS, Work, describe_machine
 
 LENGTHS = (2, 10, 100, 1000, 10_000, 1_000_000)
-FUNCTIONS = ("softmax", "log_softmax", "logsumexp", LOSS)
+GRADIENT = "gradient of the loss"
+OURS_ALONE = ("softmax_cross_entropy_grad_hess", "softmax_vjp", "log_softmax_vjp", "softmax_jacobian")
+FUNCTIONS = ("softmax", "log_softmax", "logsumexp", LOSS, GRADIENT, *OURS_ALONE)
 #: mpmath takes 20 us for an exponential.
 LONGEST_CONFIRMED = 10_000
 
@@ -30,6 +34,8 @@ def exact_values(function: str, given: Inputs):
     exact, dtype = given.exact, given.logits.dtype
     if function == "logsumexp":
         return exact.logsumexp, exact.logsumexp_unit
+    if function == GRADIENT:
+        return exact.softmax - given.one_hot, ulp(np.maximum(exact.softmax, given.one_hot), dtype)
     if function == LOSS:
         want = -np.take_along_axis(exact.log_softmax, given.labels[:, None], -1)[:, 0]
     else:
@@ -39,16 +45,17 @@ def exact_values(function: str, given: Inputs):
 
 def results(adapter, function: str, given: Inputs) -> np.ndarray | None:
     """The contender's values, of the shape of `exact_values`; None where it has no such function."""
-    if function != LOSS:
+    if function not in (LOSS, GRADIENT):
         call = adapter.prepare(Work(function, given.logits, -1, given.labels), False)
         return None if call is None else _arrays(call())[0]
-    losses = []
-    for row, label in zip(given.logits, given.labels, strict=True):  # the mean of one row's loss
-        call = adapter.prepare(Work(function, row[None], -1, np.array([label])), False)
+    parts = []
+    for row, label in zip(given.logits, given.labels, strict=True):  # the mean over one row
+        call = adapter.prepare(Work(LOSS, row[None], -1, np.array([label])), False)
         if call is None:
             return None
-        losses.append(_arrays(call())[0][()])
-    return np.array(losses)
+        loss, gradient = _arrays(call())
+        parts.append(loss[()] if function == LOSS else gradient[0])
+    return np.array(parts)
 
 
 def first_rows(given: Inputs, count: int) -> Inputs:
@@ -77,10 +84,22 @@ def confirmed_error(function: str, given: Inputs, got: np.ndarray, row: int) -> 
             "softmax": lambda: mpmath.exp(values[at] - top) / (1 + rest),
             "log_softmax": lambda: values[at] - top - mpmath.log1p(rest),
             "logsumexp": lambda: log_sum,
+            GRADIENT: lambda: mpmath.exp(values[at] - top) / (1 + rest) - int(at == given.labels[row]),
             LOSS: lambda: mpmath.log1p(rest) - (values[given.labels[row]] - top),
         }
         error = abs(mpmath.mpf(float(value)) - of[function]()) / mpmath.mpf(float(spacing))
         return float(error) if mpmath.isfinite(error) else None
+
+
+def measure_ours(record: dict, function: str, given: Inputs) -> None:
+    """A function that no peer has, on every instruction set."""
+    for isa in instruction_sets():
+        _core.choose_instruction_set(isa)
+        outcome = _check.evaluate(function, isa, given)
+        name = f"{OURS} {isa}"
+        record["errors"][name] = max(outcome.ulps, record["errors"].get(name, 0))
+        if record["worst"] is None or outcome.ulps > record["worst"]["ulps"]:
+            record["worst"] = {"n": outcome.n, "row": outcome.row, "ulps": outcome.ulps, "mpmath": None}
 
 
 def measure_family(function: str, dtype: str, family: str, adapters, lengths, elements: int) -> dict:
@@ -88,7 +107,10 @@ def measure_family(function: str, dtype: str, family: str, adapters, lengths, el
     record = {"function": function, "dtype": dtype, "family": family, "errors": {}, "worst": None}
     for n in lengths:
         given = make_inputs(family, max(1, elements // n), n, np.dtype(dtype))
-        if function == LOSS:
+        if function in OURS_ALONE:
+            measure_ours(record, function, given)
+            continue
+        if function in (LOSS, GRADIENT):
             given = first_rows(given, 4)
         want, unit = exact_values(function, given)
 
@@ -147,10 +169,12 @@ def main() -> None:
     finally:
         _core.choose_instruction_set(chosen)
     ours = [f"{OURS} {isa}" for isa in instruction_sets()]
+    configuration = {**fsm.get_config(), **describe_machine(), "date": str(datetime.date.today())}
+    found = {"configuration": configuration, "versions": versions(tuple(adapters)), "missing": missing}
+    for title, entries in found.items():
+        print(f"{title}: {', '.join(f'{name} {value}' for name, value in entries.items()) or 'none'}\n")
     show(records, ours + [name for name in adapters if name != OURS])
     if options.json:
-        configuration = {**fsm.get_config(), **describe_machine()}
-        found = {"configuration": configuration, "versions": versions(tuple(adapters)), "missing": missing}
         options.json.write_text(json.dumps({**found, "records": records}, indent=1))
 
 

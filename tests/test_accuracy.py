@@ -58,6 +58,15 @@ def _subnormal_results(rng, shape, dtype):
     return x + rng.normal(0, 10, (shape[0], 1))
 
 
+def _repeated(rng, shape, dtype):
+    """One to three values over and over, and one above them: the roundings of their sums all go one way."""
+    count, n = shape
+    few = rng.choice([1, 4, 20, np.log(n) + 1], (count, 1)) * rng.normal(size=(count, 3))
+    x = np.take_along_axis(few, rng.integers(0, np.arange(count)[:, None] % 3 + 1, shape), axis=-1)
+    x[np.arange(count), rng.integers(0, n, count)] = few.max(axis=-1) + rng.exponential(4, count)
+    return x
+
+
 def _bit_patterns(rng, shape, dtype):
     kind = {np.float32: np.uint32, np.float64: np.uint64}[dtype]
     bits = rng.integers(0, np.iinfo(kind).max, shape, dtype=kind, endpoint=True).view(dtype)
@@ -80,6 +89,7 @@ FAMILIES = {
     "largest finite": _largest_offset,
     "dominating": _dominating,
     "all equal": lambda rng, shape, dtype: np.broadcast_to(rng.normal(0, 30, (shape[0], 1)), shape),
+    "repeated values": _repeated,
     "subnormal results": _subnormal_results,
     "subnormal inputs": _subnormal_inputs,
     "bit patterns": _bit_patterns,
@@ -158,10 +168,13 @@ class TestEveryLength:
         assert max(found) <= (ULPS, np.inf)
 
 
-@pytest.mark.parametrize("family", ["deviation 1", "deviation 20", "uniform", "dominating", "all equal", "offset 1e6"])
+LONG_FAMILIES = ["deviation 1", "deviation 20", "uniform", "dominating", "all equal", "repeated values", "offset 1e6"]
+
+
+@pytest.mark.parametrize("family", LONG_FAMILIES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_long_rows(dtype, family):
-    lengths = [*LONG_LENGTHS, VERY_LONG] if family in ("deviation 1", "uniform") else LONG_LENGTHS
+    lengths = [*LONG_LENGTHS, VERY_LONG] if family in ("deviation 1", "uniform", "repeated values") else LONG_LENGTHS
     for n in lengths:
         x, exact = family_rows(family, dtype, n, count=2 if n < 20_000 else 1)
         assert oracle.ulp_error(fsm.softmax(x), exact.softmax, dtype).max() <= ULPS, n
@@ -224,7 +237,7 @@ def test_logsumexp_close_to_zero(dtype):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("n", [2, 10, 100, 1000, 100_003])
-@pytest.mark.parametrize("family", ["deviation 1", "deviation 20", "all equal"])
+@pytest.mark.parametrize("family", ["deviation 1", "deviation 20", "all equal", "repeated values"])
 def test_probabilities_sum_to_one(dtype, n, family):
     # Each probability is within 2 ULP of its exact value p, and an ULP is at most eps * p (below
     # the normal numbers: the smallest subnormal). Summed over the row, whose exact values sum

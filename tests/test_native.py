@@ -62,6 +62,14 @@ def test_results_are_right(driver):
     assert done.returncode == 0, done.stderr
 
 
+def test_exponentials_and_logarithms(folder):
+    """Of float32: one bit pattern in 10,007 here, every one in long.py."""
+    path, messages = build.build(folder / "gcc", program="every_float")
+    assert not messages
+    done = subprocess.run([path, *([] if LONG else ["--step", "10007"])], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
 def test_without_openmp(driver, folder):
     path, messages = build.build(folder / "gcc", openmp=False)
     assert not messages

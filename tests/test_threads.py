@@ -6,15 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fastsoftmax as fsm
-from fastsoftmax import _core
+from fastsoftmax import _core, _threads
 
 OPENMP = fsm.get_config()["openmp"] is not None
 CPUS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -133,6 +135,22 @@ def test_block_is_the_calling_threads_own(threads):
         assert pool.submit(limited).result() == 2
         assert pool.submit(fsm.get_num_threads).result() == 3
     assert fsm.get_num_threads() == 3
+
+
+@needs_openmp
+def test_block_may_be_shared_by_threads(threads):
+    """Each goes back to the limit that it had itself, in whichever order they leave."""
+    threads(5)
+    shared = fsm.num_threads(3)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, fsm.num_threads(4):
+        shared.__enter__()
+        pool.submit(shared.__enter__).result()
+        shared.__exit__(None, None, None)
+        assert fsm.get_num_threads() == 4
+        assert pool.submit(fsm.get_num_threads).result() == 3
+        pool.submit(shared.__exit__, None, None, None).result()
+        assert pool.submit(fsm.get_num_threads).result() == 5
+    assert fsm.get_num_threads() == 5
 
 
 @needs_openmp
@@ -564,3 +582,147 @@ def test_no_memory():
         print(abs(x.min() * 2000 - 1) < 1e-15, abs(x.max() * 2000 - 1) < 1e-15)
     """
     assert output_of(code).split() == ["1.0", "1.0", "True", "True"]
+
+
+# ---- Workers of other libraries -----------------------------------------------------------
+
+needs_tasks = pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux")
+
+
+@needs_openmp
+@needs_tasks
+def test_joblib_workers_keep_to_their_share():
+    """loky gives each worker its share by the environment; the package is imported in the worker."""
+    pytest.importorskip("joblib")
+    code = """
+        import os
+        import joblib
+
+        def work(seed):
+            import numpy as np
+            import fastsoftmax as fsm
+            x = np.random.default_rng(seed).normal(size=(500, 1000))
+            before = len(os.listdir("/proc/self/task"))
+            total = fsm.softmax(x).sum()
+            return fsm.get_num_threads(), len(os.listdir("/proc/self/task")) - before, round(float(total))
+
+        for options in ({"inner_max_num_threads": 1}, {}):
+            with joblib.parallel_config("loky", n_jobs=max(2, os.cpu_count()), **options):
+                print(set(joblib.Parallel()(joblib.delayed(work)(seed) for seed in range(4))))
+    """
+    assert output_of(code, OMP_NUM_THREADS=None) == "{(1, 0, 500)}\n{(1, 0, 500)}"
+
+
+@needs_openmp
+def test_joblib_threads_keep_to_their_block(threads):
+    joblib = pytest.importorskip("joblib")
+    threads(4)
+
+    def work(n):
+        with fsm.num_threads(n):
+            fsm.softmax(LARGE)
+            return fsm.get_num_threads()
+
+    with joblib.parallel_config("threading", n_jobs=3):
+        assert joblib.Parallel()(joblib.delayed(work)(n) for n in (1, 2, 3, 1, 2, 3)) == [1, 2, 3, 1, 2, 3]
+
+
+@needs_openmp
+@needs_tasks
+def test_process_pool_workers_keep_to_their_limit():
+    code = """
+        import concurrent.futures
+        import multiprocessing
+        import os
+        import numpy as np
+        import fastsoftmax as fsm
+
+        def work(x):
+            before = len(os.listdir("/proc/self/task"))
+            total = fsm.softmax(x).sum()
+            return fsm.get_num_threads(), len(os.listdir("/proc/self/task")) - before, round(float(total))
+
+        if __name__ == "__main__":
+            x = np.random.default_rng(0).normal(size=(500, 1000))
+            fsm.set_num_threads(3)
+            fsm.softmax(x)
+            for method in multiprocessing.get_all_start_methods():
+                context = multiprocessing.get_context(method)
+                pool = concurrent.futures.ProcessPoolExecutor(2, context, fsm.set_num_threads, (1,))
+                with pool:
+                    print(method, set(pool.map(work, [x] * 4)))
+    """
+    with tempfile.TemporaryDirectory() as folder:  # a started worker imports the script anew
+        script = Path(folder) / "script.py"
+        script.write_text(textwrap.dedent(code))
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore::DeprecationWarning", script], capture_output=True, text=True, timeout=120
+        )
+    assert done.returncode == 0, done.stderr
+    expected = [f"{method} {{(1, 0, 500)}}" for method in multiprocessing.get_all_start_methods()]
+    assert done.stdout.splitlines() == expected
+
+
+# ---- A container's CPU quota --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"), [("max 100000", 0), ("100000 100000", 1), ("150000 100000", 2), ("5000 100000", 1)]
+)
+def test_quota_of_cgroup_v2(quota, expected, tmp_path):
+    """Rounded up; 0 stands for none."""
+    (tmp_path / "box").mkdir()
+    (tmp_path / "box" / "cpu.max").write_text(quota + "\n")
+    (tmp_path / "process").write_text("0::/box\n")
+    assert _threads._quota_threads(tmp_path, tmp_path / "process") == expected
+
+
+def test_quota_of_an_outer_group(tmp_path):
+    """The smallest of the groups above the process counts, and nothing above the mount."""
+    inner = tmp_path / "mount" / "outer" / "inner"
+    inner.mkdir(parents=True)
+    (inner / "cpu.max").write_text("800000 100000\n")
+    (inner.parent / "cpu.max").write_text("300000 100000\n")
+    (tmp_path / "cpu.max").write_text("100000 100000\n")
+    (tmp_path / "process").write_text("0::/outer/inner\n")
+    assert _threads._quota_threads(tmp_path / "mount", tmp_path / "process") == 3
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("-1", 0), ("250000", 3)])
+def test_quota_of_cgroup_v1(quota, expected, tmp_path):
+    folder = tmp_path / "cpu" / "box"
+    folder.mkdir(parents=True)
+    (folder / "cpu.cfs_quota_us").write_text(quota + "\n")
+    (folder / "cpu.cfs_period_us").write_text("100000\n")
+    (tmp_path / "process").write_text("5:memory:/other\n4:cpuacct,cpu:/box\n")
+    assert _threads._quota_threads(tmp_path, tmp_path / "process") == expected
+
+
+def test_no_quota_without_control_groups(tmp_path):
+    assert _threads._quota_threads(tmp_path, tmp_path / "missing") == 0
+    (tmp_path / "process").write_text("0::/\n")
+    assert _threads._quota_threads(tmp_path, tmp_path / "process") == 0
+
+
+# ---- The interpreter's end ------------------------------------------------------------------
+
+
+def test_calls_at_exit():
+    """From atexit, and from an object that goes with its module."""
+    code = """
+        import atexit
+        import numpy as np
+        import fastsoftmax as fsm
+        x = np.zeros((500, 1000), np.float32)
+
+        class Last:
+            def __init__(self):
+                self.softmax, self.x = fsm.softmax, x
+            def __del__(self):
+                print(self.softmax(self.x)[0, 0] == np.float32(0.001), flush=True)
+
+        last = Last()
+        atexit.register(lambda: print(fsm.logsumexp(x).shape, flush=True))
+        fsm.softmax(x)
+    """
+    assert output_of(code).split("\n") == ["(500,)", "True"]

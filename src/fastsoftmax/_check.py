@@ -231,6 +231,22 @@ def _cancelling(normal: np.ndarray, dtype: Any) -> Any:
     return normal - maximum - np.log(np.exp(normal - maximum).sum(-1, keepdims=True))
 
 
+def _largest(normal: np.ndarray, dtype: Any) -> Any:
+    """The largest number, its neighbour and the smallest: their differences are huge, or exceed the range."""
+    largest = np.finfo(dtype).max
+    return np.select([normal > 0, normal > -1], [largest, np.nextafter(largest, dtype.type(0))], -largest)
+
+
+def _repeated(normal: np.ndarray, dtype: Any) -> Any:
+    """One to three values over and over and one above them: the roundings of their sums all go one way."""
+    rows, n = normal.shape
+    few = normal[:, [0, n // 2, n - 1]] * 6
+    which = (np.abs(normal) * 1000).astype(int) % (np.arange(rows) % 3 + 1)[:, None]
+    values = np.take_along_axis(few, which, -1)
+    values[:, n // 3] = values.max(-1) + np.abs(few[:, 1])
+    return values
+
+
 #: Ways to make logits from a matrix of standard normal numbers.
 FAMILIES: dict[str, Callable[[Any, Any], Any]] = {
     "deviation 1": lambda normal, dtype: normal,
@@ -241,9 +257,10 @@ FAMILIES: dict[str, Callable[[Any, Any], Any]] = {
     "offset 1000": lambda normal, dtype: normal * 4 + 1000,
     "offset -1000": lambda normal, dtype: normal * 4 - 1000,
     "offset 1e6": lambda normal, dtype: normal * 4 + 1e6,
-    "offset largest finite": lambda normal, dtype: np.full_like(normal, np.finfo(dtype).max) - np.abs(normal),
+    "offset largest finite": _largest,
     "one dominating": _dominated,
     "all equal": lambda normal, dtype: np.repeat(normal[:, :1], normal.shape[1], axis=1),
+    "repeated values": _repeated,
     "subnormal results": _subnormal_results,
     "logsumexp near 0": _cancelling,
     "random bit patterns": _bit_patterns,

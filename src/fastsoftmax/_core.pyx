@@ -5,6 +5,14 @@ The public functions here take a plain float32 or float64 ndarray with default o
 straight to its kernel; everything else goes the general way through `_functions` and
 `_losses`, which ends in `run` below.
 """
+# Why it is declared free-threading compatible: a call keeps its state on its own stack (the
+# job) and in memory of its own (the scratch). What calls share is written at import alone (the
+# chosen kernels, the environment's limits, the general ways below), atomic (parallel.c: the
+# threads asked for, the teams at work) or each thread's own (parallel.c: num_threads' limit,
+# the largest team it has led). An array that another thread writes during a call gives values
+# that nobody can foretell, as in NumPy; a label is compared with its range again where it is
+# used, so that it never leads out of memory. It has been run under ThreadSanitizer from C
+# (tests/native/long.py), not yet by an interpreter without the lock.
 
 cimport numpy as np
 from libc.math cimport fma

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+import threading
 from pathlib import Path
 from types import TracebackType
 
@@ -116,7 +117,7 @@ def get_num_threads() -> int:
     return _core.thread_limit()
 
 
-class num_threads:
+class num_threads(threading.local):  # where threads share a block, each has its own limit to go back to
     """Limit the threads of the calling thread's calls inside a ``with`` block.
 
     Parameters

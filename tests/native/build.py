@@ -30,7 +30,7 @@ from types import SimpleNamespace
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-PROGRAMS = {"driver": ["driver.c", "cases.c"], "fuzz": ["fuzz.c", "cases.c"]}
+PROGRAMS = {"driver": ["driver.c", "cases.c"], "fuzz": ["fuzz.c", "cases.c"], "every_float": ["every_float.c"]}
 
 
 def settings(machine=None):
@@ -116,7 +116,7 @@ def vector_instructions(folder):
     """
     found = []
     for path in sorted(Path(folder).glob("*.o")):
-        if re.search(r"_avx|^cases|^driver|^fuzz", path.name):
+        if re.search(r"_avx|^cases|^driver|^every_float|^fuzz", path.name):
             continue
         for line in run(["objdump", "-d", "--no-show-raw-insn", str(path)]).splitlines():
             instruction = line.partition("\t")[2]

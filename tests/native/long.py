@@ -1,4 +1,4 @@
-"""The long run of the native tests: every compiler, sanitizers, valgrind, emulators, fuzzing.
+"""The long run: every compiler, sanitizers, valgrind, emulators, every float32, 100,000 calls, fuzzing.
 
     python tests/native/long.py [--fuzz EXECUTIONS] [--only WORD ...]
 
@@ -11,11 +11,13 @@ instrumented. So the library's own sharing of work is examined, not libgomp's ba
 
 import argparse
 import datetime
+import importlib.util
 import os
 import platform
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -145,6 +147,21 @@ def huge(folder, _):
     return drive([build.build(folder / "gcc")[0], "--huge"])
 
 
+def every_float(folder, _):
+    need("gcc")
+    return drive([build.build(folder / "gcc", program="every_float")[0]])
+
+
+def growth(_folder, _):
+    """In Python: of the package that is installed."""
+    code, out, errors = execute(
+        [sys.executable, "-m", "pytest", "-q", "-k", "growth", HERE.parent / "test_memory.py"], FASTSOFTMAX_LONG="1"
+    )
+    if code:
+        raise AssertionError(f"{out[-3000:]}{errors[-3000:]}")
+    return f"100,000 calls each of as many functions and errors as there are tests: {out.splitlines()[-1]}"
+
+
 def callers(folder, _):
     need("gcc")
     return drive([build.build(folder / "gcc")[0], "--stress", "30"])
@@ -159,17 +176,32 @@ def fuzz_sanitized(folder, executions):
     return run_fuzzer(folder / "fuzz_sanitized", executions // 50, SANITIZED)
 
 
+def fuzz_api(folder, executions):
+    """In Python: of the package that is installed."""
+    if importlib.util.find_spec("atheris") is None:
+        raise NotHere("no atheris")
+    total = run_jobs([sys.executable, HERE / "fuzz_api.py"], folder / "fuzz_api", executions // 10, 300)
+    return f"{total} executions; no finding"
+
+
 def run_fuzzer(folder, executions, extra):
     need("clang")
     extra = [*extra, "-fsanitize=fuzzer"]
     path, _messages = build.build(folder, cc="clang", openmp=False, program="fuzz", extra=extra)
+    total = run_jobs([path], folder / "corpus", executions, 120)
+    return f"{total} executions, each under every instruction set; no finding"
+
+
+def run_jobs(command, corpus, executions, longest_input):
+    """Shares them out among as many processes as there are processors; what was executed."""
     jobs = os.cpu_count()
-    corpus = folder / "corpus"
     corpus.mkdir(exist_ok=True)
-    options = ["-max_len=120", "-print_final_stats=1", f"-runs={executions // jobs}", "-rss_limit_mb=0"]
+    # The entropic schedule takes three times as long as the executions themselves.
+    options = [f"-max_len={longest_input}", "-entropic=0", "-rss_limit_mb=0"]
+    options += [f"-runs={executions // jobs}", "-print_final_stats=1"]
     running = [
         subprocess.Popen(
-            [path, *options, f"-seed={job + 1}", f"-artifact_prefix={HERE}/", corpus],
+            [*command, *options, f"-seed={job + 1}", f"-artifact_prefix={HERE}/", corpus],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -183,7 +215,7 @@ def run_fuzzer(folder, executions, extra):
         if process.returncode:
             raise AssertionError(errors[-3000:])
         total += int(re.search(r"number_of_executed_units: (\d+)", errors)[1])
-    return f"{total} executions, each under every instruction set; no finding"
+    return total
 
 
 STEPS = {
@@ -197,9 +229,12 @@ STEPS = {
     "thread sanitizer": threads,
     "valgrind memcheck": valgrind,
     "rows of more than 2**31 elements": huge,
+    "exp and log of every float32": every_float,
+    "100,000 calls of everything": growth,
     "several callers at once": callers,
     "libFuzzer": fuzz,
     "libFuzzer, a fiftieth, with sanitizers": fuzz_sanitized,
+    "atheris on the Python functions, a tenth": fuzz_api,
 }
 
 
