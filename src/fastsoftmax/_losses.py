@@ -108,10 +108,10 @@ def _prepare(
             f"or {array.shape} (class probabilities)"
         )
     if weight is not None:
-        class_weight = np.ascontiguousarray(real_array(weight, "weight", array.dtype))
-        if np.shape(weight) != (n,):
-            raise ValueError(f"weight has shape {np.shape(weight)}, expected ({n},), one for each class")
-        rows.class_weight = class_weight
+        class_weight = real_array(weight, "weight", array.dtype)
+        if class_weight.shape != (n,):
+            raise ValueError(f"weight has shape {class_weight.shape}, expected ({n},), one for each class")
+        rows.class_weight = np.ascontiguousarray(class_weight)
     if sample_weight is not None:
         rows.sample_weight = real_array(sample_weight, "sample_weight", np.dtype(np.float64))
         if rows.sample_weight.shape != rows.shape:
