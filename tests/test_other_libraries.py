@@ -1,4 +1,7 @@
-"""Tensors and arrays of other libraries as arguments."""
+"""Tensors and arrays of other libraries as arguments; no library is imported for its containers' sake."""
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -110,3 +113,17 @@ def test_arrays_on_another_device(kind, device_type):
         )
         with pytest.raises(TypeError, match=message):
             call()
+
+
+def test_nothing_is_imported():
+    program = """
+import sys
+import numpy as np, fastsoftmax as fsm
+class Wrapped:
+    def __array__(self, dtype=None, copy=None): return np.ones(3)
+fsm.softmax(Wrapped()); fsm.logsumexp([1.0], b=[2.0]); fsm.softmax_cross_entropy([[1.0]], [0], reduction="none")
+loaded = {"pandas", "xarray", "dask", "torch", "jax"} & set(sys.modules)
+assert not loaded, loaded
+assert not [name for name in sys.modules if name in ("fastsoftmax._pandas", "fastsoftmax._xarray", "fastsoftmax._dask")]
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastsoftmax import _core
+from fastsoftmax._adapters import adapts_containers
 from fastsoftmax._arrays import (
     Array,
     apart_from,
@@ -196,10 +197,12 @@ def _ignored(ignore_index: int, rows: _Rows) -> int:
     return index
 
 
+@adapts_containers("rows")
 def softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike, axis: int, **options: Unpack[LossOptions]) -> Any:
     return _cross_entropy(logits, labels, axis, True, False, None, None, **options)[0]
 
 
+@adapts_containers("elements")
 def softmax_cross_entropy_grad(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -211,6 +214,7 @@ def softmax_cross_entropy_grad(
     return _cross_entropy(logits, labels, axis, False, True, grad_loss, out, **options)[1]
 
 
+@adapts_containers("rows", "elements")
 def softmax_cross_entropy_value_and_grad(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -222,6 +226,7 @@ def softmax_cross_entropy_value_and_grad(
     return _cross_entropy(logits, labels, axis, True, True, grad_loss, out, **options)
 
 
+@adapts_containers("elements", "elements")
 def softmax_cross_entropy_grad_hess(
     logits: ArrayLike,
     labels: ArrayLike,
