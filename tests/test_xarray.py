@@ -158,6 +158,19 @@ def test_out_is_returned_as_it_is(logits):
     assert fsm.logsumexp(logits, "class", keepdims=True, out=kept) is kept
 
 
+def test_lazy_values_stay_lazy(logits):
+    da = pytest.importorskip("dask.array")
+    lazy = logits.chunk({"class": -1, "time": 2})
+    for function in (fsm.softmax, fsm.logsumexp):
+        got = function(lazy, "class")
+        assert isinstance(got.data, da.Array)
+        xr.testing.assert_identical(got.compute(), function(logits, "class"))
+    labels = xr.DataArray(np.ones((2, 4), int), dims=("batch", "time"))
+    got = fsm.softmax_cross_entropy(lazy, labels, "class")
+    assert isinstance(got.data, da.Array)
+    xr.testing.assert_allclose(got.compute(), fsm.softmax_cross_entropy(logits, labels, "class"), rtol=1e-6)
+
+
 def test_bad_arguments(logits):
     labels = xr.DataArray(np.zeros((2, 4), int), dims=("batch", "time"))
     with pytest.raises(ValueError, match="'colour' not found"):

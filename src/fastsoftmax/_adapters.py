@@ -1,4 +1,4 @@
-"""Where the containers of pandas and xarray leave the general way.
+"""Where the containers of pandas, xarray and Dask leave the general way.
 
 A library is looked up in sys.modules and never imported here: a caller who has not imported it cannot have
 one of its containers. Each adapter module has one function `call`.
@@ -24,6 +24,7 @@ Result = Literal["elements", "rows"]
 _CONTAINERS = (
     ("pandas", ("DataFrame", "Series"), "fastsoftmax._pandas"),
     ("xarray", ("DataArray", "Dataset"), "fastsoftmax._xarray"),
+    ("dask.array", ("Array",), "fastsoftmax._dask"),
 )
 
 

@@ -346,7 +346,7 @@ def selected_log_softmax(
     Notes
     -----
     With one pick a row a DataFrame or DataArray gives the remaining labels; several picks
-    come as a plain array.
+    come as a plain array. A Dask array is computed first.
 
     Examples
     --------

@@ -138,17 +138,10 @@ def _cross_entropy(
 ) -> tuple[Any, Any]:
     """Loss and gradient, None for the one that is not wanted."""
     rows = _prepare(logits, labels, axis, weight, sample_weight)
-    if reduction not in ("none", "sum", "mean"):
-        raise ValueError(f"reduction is {reduction!r}, expected 'none', 'sum' or 'mean'")
-    smoothing = real_number(label_smoothing, "label_smoothing")
-    if not 0 <= smoothing <= 1:
-        raise ValueError(f"label_smoothing is {smoothing}, expected a number from 0 to 1")
-    z = real_number(z_loss, "z_loss")
-    if not math.isfinite(z):
-        raise ValueError(f"z_loss is {z}, expected a finite number")
+    smoothing, z = checked_scalars(label_smoothing, z_loss, reduction)
     options: dict[str, Any] = {"label_smoothing": smoothing, "z_loss": z}
     if ignore_index is not None:
-        options["ignore_index"] = _ignored(ignore_index, rows)
+        options["ignore_index"] = checked_ignore_index(ignore_index, rows.indices is not None)
     if reduction == "mean":
         options["mean"] = "weights"
 
@@ -185,8 +178,21 @@ def _cross_entropy(
     return deliver(value, None, rows.dtype), gradient
 
 
-def _ignored(ignore_index: int, rows: _Rows) -> int:
-    if rows.probabilities is not None:
+def checked_scalars(label_smoothing: float, z_loss: float, reduction: Reduction) -> tuple[float, float]:
+    """The two numbers among the loss options as floats."""
+    if reduction not in ("none", "sum", "mean"):
+        raise ValueError(f"reduction is {reduction!r}, expected 'none', 'sum' or 'mean'")
+    smoothing = real_number(label_smoothing, "label_smoothing")
+    if not 0 <= smoothing <= 1:
+        raise ValueError(f"label_smoothing is {smoothing}, expected a number from 0 to 1")
+    z = real_number(z_loss, "z_loss")
+    if not math.isfinite(z):
+        raise ValueError(f"z_loss is {z}, expected a finite number")
+    return smoothing, z
+
+
+def checked_ignore_index(ignore_index: int, labels_are_indices: bool) -> int:
+    if not labels_are_indices:
         raise ValueError("ignore_index goes with class indices, but labels has the shape of logits")
     try:
         index = operator.index(ignore_index)
