@@ -22,16 +22,40 @@ _COMPUTED_IN: dict[str, np.dtype[Any]] = {
     "float64": np.dtype(np.float64),
 }
 
+# DLPack's device types whose memory the CPU reads: kDLCPU, kDLCUDAHost, kDLROCMHost.
+_HOST_DEVICES = (1, 3, 11)
 
-def as_ndarray(value: ArrayLike, name: str) -> Array:
+
+def as_ndarray(value: Any, name: str) -> Array:
     """`value` as a base-class ndarray, without a copy where it has one to show."""
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, whose mask would be lost: pass the data and where=~mask")
+    if isinstance(value, np.ndarray):
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError(f"{name} is a masked array, whose mask would be lost: pass the data and where=~mask")
+        return np.asarray(value)
+    if hasattr(value, "__dlpack_device__"):
+        return _from_other_library(value, name)
     try:
         return np.asarray(value)
     except (RuntimeError, TypeError) as error:
-        # How torch refuses a tensor that requires grad, or lives on another device.
         raise TypeError(f"{name} cannot be read as a NumPy array: {error}") from error
+
+
+def _from_other_library(value: Any, name: str) -> Array:
+    """The values of a tensor of torch, an array of JAX or CuPy, or another library's that speaks DLPack."""
+    kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__qualname__}"
+    if getattr(value, "requires_grad", False):
+        raise TypeError(f"{name} is a {kind} that requires grad, expected values alone: pass .detach().cpu() of it")
+    try:
+        # JAX and others copy from another device without a word: ask first.
+        device_type, number = value.__dlpack_device__()
+        if device_type in _HOST_DEVICES:
+            return np.asarray(value) if hasattr(value, "__array__") else np.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise TypeError(f"{name} is a {kind} that cannot be read as a NumPy array: {error}") from error
+    where = getattr(value, "device", f"DLPack device {int(device_type)}:{number}")
+    raise TypeError(
+        f"{name} is a {kind} on {where}, expected one in the CPU's memory: copy it there, as .detach().cpu() does"
+    )
 
 
 def floating_dtype(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:

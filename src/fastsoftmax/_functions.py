@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastsoftmax import _core
+from fastsoftmax._adapters import adapts_containers
 from fastsoftmax._arrays import (
     Array,
     Axis,
@@ -34,10 +35,12 @@ from fastsoftmax._arrays import (
 )
 
 
+@adapts_containers("elements")
 def softmax(x: ArrayLike, axis: Axis, temperature: ArrayLike, where: ArrayLike | None, out: Array | None) -> Any:
     return _elementwise(_core.SOFTMAX, x, axis, temperature, where, out, masked_result=0.0)
 
 
+@adapts_containers("elements")
 def log_softmax(x: ArrayLike, axis: Axis, temperature: ArrayLike, where: ArrayLike | None, out: Array | None) -> Any:
     return _elementwise(_core.LOG_SOFTMAX, x, axis, temperature, where, out, masked_result=-np.inf)
 
@@ -88,6 +91,7 @@ def _unmerged(rows: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> Arr
     return rows.reshape([shape[d] for d in order]).transpose(np.argsort(order))
 
 
+@adapts_containers("rows", "rows")
 def logsumexp(
     x: ArrayLike,
     axis: Axis,
@@ -165,6 +169,7 @@ def _common_dtype(x: Any, x_array: Array, b: Any, b_array: Array) -> np.dtype[An
     return floating_dtype(np.result_type(x_array.dtype, b_array.dtype), "x and b together")
 
 
+@adapts_containers("elements")
 def softmax_vjp(p: ArrayLike, g: ArrayLike, /, axis: Axis = -1, *, out: Array | None = None) -> Any:
     """Gradient through `softmax`, from its output.
 
@@ -199,6 +204,7 @@ def softmax_vjp(p: ArrayLike, g: ArrayLike, /, axis: Axis = -1, *, out: Array | 
     return _vector_jacobian_product(_core.SOFTMAX_VJP, p, "p", g, axis, out)
 
 
+@adapts_containers("elements")
 def log_softmax_vjp(logp: ArrayLike, g: ArrayLike, /, axis: Axis = -1, *, out: Array | None = None) -> Any:
     """Gradient through `log_softmax`, from its output.
 
@@ -298,6 +304,7 @@ def softmax_jacobian(p: ArrayLike, /, axis: int = -1) -> Any:
     return deliver(jacobian, None, dtype)
 
 
+@adapts_containers("rows")
 def selected_log_softmax(
     logits: ArrayLike,
     index: ArrayLike,
@@ -335,6 +342,11 @@ def selected_log_softmax(
         An index is outside ``[0, n)``; nothing has been written then.
     TypeError, ValueError, numpy.exceptions.AxisError
         As `log_softmax` does; TypeError for an index that is not of integers.
+
+    Notes
+    -----
+    With one pick a row a DataFrame or DataArray gives the remaining labels; several picks
+    come as a plain array. A Dask array is computed first.
 
     Examples
     --------

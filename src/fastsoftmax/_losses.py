@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastsoftmax import _core
+from fastsoftmax._adapters import adapts_containers
 from fastsoftmax._arrays import (
     Array,
     apart_from,
@@ -108,10 +109,10 @@ def _prepare(
             f"or {array.shape} (class probabilities)"
         )
     if weight is not None:
-        class_weight = np.ascontiguousarray(real_array(weight, "weight", array.dtype))
-        if np.shape(weight) != (n,):
-            raise ValueError(f"weight has shape {np.shape(weight)}, expected ({n},), one for each class")
-        rows.class_weight = class_weight
+        class_weight = real_array(weight, "weight", array.dtype)
+        if class_weight.shape != (n,):
+            raise ValueError(f"weight has shape {class_weight.shape}, expected ({n},), one for each class")
+        rows.class_weight = np.ascontiguousarray(class_weight)
     if sample_weight is not None:
         rows.sample_weight = real_array(sample_weight, "sample_weight", np.dtype(np.float64))
         if rows.sample_weight.shape != rows.shape:
@@ -137,17 +138,10 @@ def _cross_entropy(
 ) -> tuple[Any, Any]:
     """Loss and gradient, None for the one that is not wanted."""
     rows = _prepare(logits, labels, axis, weight, sample_weight)
-    if reduction not in ("none", "sum", "mean"):
-        raise ValueError(f"reduction is {reduction!r}, expected 'none', 'sum' or 'mean'")
-    smoothing = real_number(label_smoothing, "label_smoothing")
-    if not 0 <= smoothing <= 1:
-        raise ValueError(f"label_smoothing is {smoothing}, expected a number from 0 to 1")
-    z = real_number(z_loss, "z_loss")
-    if not math.isfinite(z):
-        raise ValueError(f"z_loss is {z}, expected a finite number")
+    smoothing, z = checked_scalars(label_smoothing, z_loss, reduction)
     options: dict[str, Any] = {"label_smoothing": smoothing, "z_loss": z}
     if ignore_index is not None:
-        options["ignore_index"] = _ignored(ignore_index, rows)
+        options["ignore_index"] = checked_ignore_index(ignore_index, rows.indices is not None)
     if reduction == "mean":
         options["mean"] = "weights"
 
@@ -184,8 +178,21 @@ def _cross_entropy(
     return deliver(value, None, rows.dtype), gradient
 
 
-def _ignored(ignore_index: int, rows: _Rows) -> int:
-    if rows.probabilities is not None:
+def checked_scalars(label_smoothing: float, z_loss: float, reduction: Reduction) -> tuple[float, float]:
+    """The two numbers among the loss options as floats."""
+    if reduction not in ("none", "sum", "mean"):
+        raise ValueError(f"reduction is {reduction!r}, expected 'none', 'sum' or 'mean'")
+    smoothing = real_number(label_smoothing, "label_smoothing")
+    if not 0 <= smoothing <= 1:
+        raise ValueError(f"label_smoothing is {smoothing}, expected a number from 0 to 1")
+    z = real_number(z_loss, "z_loss")
+    if not math.isfinite(z):
+        raise ValueError(f"z_loss is {z}, expected a finite number")
+    return smoothing, z
+
+
+def checked_ignore_index(ignore_index: int, labels_are_indices: bool) -> int:
+    if not labels_are_indices:
         raise ValueError("ignore_index goes with class indices, but labels has the shape of logits")
     try:
         index = operator.index(ignore_index)
@@ -196,10 +203,12 @@ def _ignored(ignore_index: int, rows: _Rows) -> int:
     return index
 
 
+@adapts_containers("rows")
 def softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike, axis: int, **options: Unpack[LossOptions]) -> Any:
     return _cross_entropy(logits, labels, axis, True, False, None, None, **options)[0]
 
 
+@adapts_containers("elements")
 def softmax_cross_entropy_grad(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -211,6 +220,7 @@ def softmax_cross_entropy_grad(
     return _cross_entropy(logits, labels, axis, False, True, grad_loss, out, **options)[1]
 
 
+@adapts_containers("rows", "elements")
 def softmax_cross_entropy_value_and_grad(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -222,6 +232,7 @@ def softmax_cross_entropy_value_and_grad(
     return _cross_entropy(logits, labels, axis, True, True, grad_loss, out, **options)
 
 
+@adapts_containers("elements", "elements")
 def softmax_cross_entropy_grad_hess(
     logits: ArrayLike,
     labels: ArrayLike,
