@@ -43,8 +43,9 @@ FUNCTION = """
 @pytest.fixture(scope="module")
 def extension(tmp_path_factory):
     """A module of another project's that cimports fastsoftmax."""
-    pytest.importorskip("Cython", reason="no Cython")
-    pytest.importorskip("setuptools", reason="no setuptools")
+    for tool in ("Cython", "setuptools"):
+        if importlib.util.find_spec(tool) is None:
+            pytest.skip(f"{tool} is not installed")
     compiler = os.environ.get("CC") or sysconfig.get_config_var("CC")
     if not compiler or shutil.which(compiler.split()[0]) is None:
         pytest.skip("no C compiler")
