@@ -23,7 +23,10 @@ SETUP = """
     from Cython.Build import cythonize
     from setuptools import Extension, setup
 
-    setup(ext_modules=cythonize(Extension("rows", ["rows.pyx"]), include_path=[{include_path!r}], language_level=3))
+    # A free-threaded interpreter warns of a module that does not say it does without the lock.
+    directives = dict(language_level=3, freethreading_compatible=True)
+    extension = Extension("rows", ["rows.pyx"])
+    setup(ext_modules=cythonize(extension, include_path=[{include_path!r}], compiler_directives=directives))
 """
 
 MODULE = """
