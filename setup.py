@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -36,12 +37,16 @@ class BuildKernels(build_ext):
     """Compile csrc/row_kernels.c for every dtype and instruction set, with OpenMP where there is one."""
 
     def build_extension(self, ext):
+        if self.compiler.compiler_type == "msvc":
+            # setuptools looks for cl.exe alone, which has no vector types; clang-cl takes the same options.
+            self.compiler.initialize()
+            self.compiler.cc = "clang-cl"
         self.check_compiler()
         openmp = self.openmp_options()
         if not openmp:
             print("fastsoftmax: no OpenMP here, this build runs on one thread", file=sys.stderr)
-        ext.extra_compile_args = OPTIONS + openmp
-        ext.extra_link_args = openmp
+        ext.extra_compile_args = self.spelled(OPTIONS) + openmp
+        ext.extra_link_args = openmp + self.cpu_features_library()
         for name, (vector_bytes, options) in INSTRUCTION_SETS.items():
             for bits in (32, 64):
                 table = f"kernels_f{bits}_{name}"
@@ -50,10 +55,21 @@ class BuildKernels(build_ext):
                     ["csrc/row_kernels.c"],
                     output_dir=str(Path(self.build_temp) / table),
                     macros=macros,
-                    extra_postargs=OPTIONS + options,
+                    extra_postargs=self.spelled(OPTIONS + options),
                     depends=KERNEL_SOURCES,
                 )
         super().build_extension(ext)
+
+    def spelled(self, options):
+        """Clang's options as this compiler takes them."""
+        return [f"/clang:{option}" for option in options] if self.compiler.compiler_type == "msvc" else options
+
+    def cpu_features_library(self):
+        """Clang's own library, which tells the CPU's features and which link.exe does not know of."""
+        if self.compiler.compiler_type != "msvc":
+            return []
+        question = ["clang-cl", *self.spelled(["--rtlib=compiler-rt", "-print-libgcc-file-name"])]
+        return [subprocess.check_output(question, text=True).strip()]
 
     def try_to_link(self, source, options):
         with tempfile.TemporaryDirectory() as folder:
@@ -68,13 +84,13 @@ class BuildKernels(build_ext):
         except (CompileError, LinkError, OSError) as error:
             raise SystemExit(
                 "fastsoftmax needs a C compiler to build, GCC 12 or Clang 14 or newer "
-                f"(Debian and Ubuntu: apt-get install gcc libc6-dev): {error}"
+                f"(Debian and Ubuntu: apt-get install gcc libc6-dev; Windows: clang-cl and Visual Studio): {error}"
             ) from error
 
     def openmp_options(self):
         source = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }"
-        # Apple's clang has no runtime of its own, and wheels are not to carry a second one.
-        if sys.platform == "darwin" or os.environ.get("FASTSOFTMAX_NO_OPENMP"):
+        # Neither Apple's clang nor clang-cl comes with GNU's runtime, and wheels are not to carry another one.
+        if sys.platform in ("darwin", "win32") or os.environ.get("FASTSOFTMAX_NO_OPENMP"):
             return []
         try:
             self.try_to_link(source, ["-fopenmp"])

@@ -10,6 +10,7 @@ from fastsoftmax import reference as reference
 from fastsoftmax import special as special
 from fastsoftmax._config import choose_instruction_set as _choose_instruction_set
 from fastsoftmax._config import get_config, show_config
+from fastsoftmax._core import __pyx_capi__ as __pyx_capi__  # the row functions, for C
 from fastsoftmax._core import (
     log_softmax,
     logsumexp,

@@ -6,6 +6,8 @@ from numpy.typing import ArrayLike, NDArray
 from fastsoftmax._arrays import Axis
 from fastsoftmax._losses import LossOptions
 
+__pyx_capi__: dict[str, object]
+
 SOFTMAX: int
 LOG_SOFTMAX: int
 LOGSUMEXP: int
