@@ -38,6 +38,8 @@ def as_ndarray(value: Any, name: str) -> Array:
         return np.asarray(value)
     except (RuntimeError, TypeError) as error:
         raise TypeError(f"{name} cannot be read as a NumPy array: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{name} is ragged, expected parts of one shape: pad the shorter ones") from error
 
 
 def _from_other_library(value: Any, name: str) -> Array:
@@ -101,10 +103,12 @@ def row_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     """The axes a row lies along, counted from the front, in ascending order."""
     if axis is None:
         return tuple(range(ndim))
-    if not isinstance(axis, tuple):
-        axis = operator.index(axis)
+    try:
+        given = tuple(map(operator.index, axis if isinstance(axis, tuple) else (axis,)))
+    except TypeError:
+        raise TypeError(f"axis is {axis!r}, expected an int, a tuple of ints or None") from None
     # A 0-d array is one row of one element; it has the axes of a 1-d array, then.
-    axes = normalize_axis_tuple(axis, max(ndim, 1))
+    axes = normalize_axis_tuple(given, max(ndim, 1))
     return tuple(sorted(axes)) if ndim else ()
 
 
