@@ -8,8 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Elements below which a second thread costs more than it brings (benchmarks/thresholds.py). */
-#define PARALLEL_ELEMENTS ((ptrdiff_t)65536)
+/* Elements below which a second thread costs more than it brings to calls that follow one
+ * another (benchmarks/thresholds.py), and what a row costs besides its elements, in elements. */
+#define PARALLEL_ELEMENTS ((ptrdiff_t)32768)
+#define ROW_ELEMENTS ((ptrdiff_t)16)
 /* Elements in a piece of rows, the unit that is shared out. */
 #define PIECE_ELEMENTS ((ptrdiff_t)16384)
 /* Bytes of output from which it is written past the caches: it would not stay in them. */
@@ -211,7 +213,9 @@ enum fsm_status fsm_run(struct fsm_job *job)
     ptrdiff_t pieces = (job->rows + run.piece_rows - 1) / run.piece_rows;
 
     int team = 1;
-    if (job->rows >= (PARALLEL_ELEMENTS + job->n - 1) / job->n) team = claim_team(thread_limit());
+    /* Divided rather than multiplied: a stride of 0 makes rows of any number. */
+    ptrdiff_t row_elements = job->n + ROW_ELEMENTS;
+    if (job->rows >= (PARALLEL_ELEMENTS + row_elements - 1) / row_elements) team = claim_team(thread_limit());
     int by_blocks = team > 1 && run.blocks > 1 && groups < 4 * (ptrdiff_t)team && groups % team != 0;
     if (by_blocks && run.plan.streamed) run.plan.streamed = 0;
 
