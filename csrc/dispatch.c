@@ -7,14 +7,19 @@
 extern const struct kernels kernels_f32_avx512, kernels_f64_avx512, kernels_f32_avx2, kernels_f64_avx2;
 
 /* Exactly the features that setup.py compiles with; the test covers the registers that the
- * operating system saves, too. */
+ * operating system saves, too. (Not every C runtime asks the CPU before it is first needed here.) */
 static int has_avx512(void)
 {
+    __builtin_cpu_init();
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
-static int has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+static int has_avx2(void)
+{
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
 #endif
 
 #if defined(__aarch64__) || defined(_M_ARM64)
@@ -24,35 +29,37 @@ extern const struct kernels kernels_f32_neon, kernels_f64_neon;
 extern const struct kernels kernels_f32_scalar, kernels_f64_scalar;
 static int always(void) { return 1; }
 
-static const struct {
-    const char *name;
+struct instruction_set {
     int (*supported)(void);
     const struct kernels *kernels[2];
-} instruction_sets[] = {
-#if defined(__x86_64__) || defined(_M_X64)
-    {"avx512", has_avx512, {&kernels_f32_avx512, &kernels_f64_avx512}},
-    {"avx2", has_avx2, {&kernels_f32_avx2, &kernels_f64_avx2}},
-#endif
-#if defined(__aarch64__) || defined(_M_ARM64)
-    {"neon", always, {&kernels_f32_neon, &kernels_f64_neon}},
-#endif
-    {"scalar", always, {&kernels_f32_scalar, &kernels_f64_scalar}},
 };
-#define COUNT ((int)(sizeof instruction_sets / sizeof *instruction_sets))
+
+#if defined(__x86_64__) || defined(_M_X64)
+static const char *const names[] = {"avx512", "avx2", "scalar", NULL};
+static const struct instruction_set instruction_sets[] = {
+    {has_avx512, {&kernels_f32_avx512, &kernels_f64_avx512}},
+    {has_avx2, {&kernels_f32_avx2, &kernels_f64_avx2}},
+    {always, {&kernels_f32_scalar, &kernels_f64_scalar}},
+};
+#elif defined(__aarch64__) || defined(_M_ARM64)
+static const char *const names[] = {"neon", "scalar", NULL};
+static const struct instruction_set instruction_sets[] = {
+    {always, {&kernels_f32_neon, &kernels_f64_neon}},
+    {always, {&kernels_f32_scalar, &kernels_f64_scalar}},
+};
+#else
+static const char *const names[] = {"scalar", NULL};
+static const struct instruction_set instruction_sets[] = {{always, {&kernels_f32_scalar, &kernels_f64_scalar}}};
+#endif
 
 const struct kernels *chosen_kernels[2];
 
-const char *const *fsm_instruction_sets(void)
-{
-    static const char *names[COUNT + 1];
-    for (int i = 0; i < COUNT; i++) names[i] = instruction_sets[i].name;
-    return names;
-}
+const char *const *fsm_instruction_sets(void) { return names; }
 
 static int find(const char *name)
 {
-    for (int i = 0; i < COUNT; i++)
-        if (strcmp(instruction_sets[i].name, name) == 0) return i;
+    for (int i = 0; names[i]; i++)
+        if (strcmp(names[i], name) == 0) return i;
     return -1;
 }
 
