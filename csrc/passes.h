@@ -357,31 +357,11 @@ static void write_scaled(const real *e, real *out, ptrdiff_t size, struct pair f
     EACH_VECTOR(size, scale_step, e, out, factor);
 }
 
-/* Reals before the first that a vector may be streamed to. */
-INLINE ptrdiff_t until_aligned(const real *out, ptrdiff_t size)
-{
-    ptrdiff_t misaligned = (ptrdiff_t)((uintptr_t)out % VECTOR_BYTES / sizeof(real));
-    ptrdiff_t count = misaligned ? LANES - misaligned : 0;
-    return count < size ? count : size;
-}
-
 /* out = 1 where it is above the bound */
 INLINE void certain_step(ptrdiff_t i, ptrdiff_t lanes, real *out, vec bound)
 {
     vec value = load_lanes(out + i, lanes);
     store_lanes(out + i, lanes, choose(less(bound, value), splat(1), value));
-}
-
-/* As write_scaled, past the caches. */
-static void stream_scaled(const real *e, real *out, ptrdiff_t size, struct pair factor)
-{
-    ptrdiff_t i = until_aligned(out, size);
-    write_scaled(e, out, i, factor);
-    for (; i + LANES <= size; i += LANES) {
-        vec value = load(e + i);
-        stream(out + i, fma_(value, factor.high, value * factor.low));
-    }
-    write_scaled(e + i, out + i, size - i, factor);
 }
 
 /* out = e * factor - scale * targets */
@@ -400,13 +380,43 @@ INLINE void log_step(ptrdiff_t i, ptrdiff_t lanes, const real *x, real *out, vec
     store_lanes(out + i, lanes, (load_lanes(x + i, lanes) - row_max) - log_sum);
 }
 
-/* The same past the caches. */
+/* Reals before the first that a vector may be streamed to. */
+INLINE ptrdiff_t until_aligned(const real *out, ptrdiff_t size)
+{
+    ptrdiff_t misaligned = (ptrdiff_t)((uintptr_t)out % VECTOR_BYTES / sizeof(real));
+    ptrdiff_t count = misaligned ? LANES - misaligned : 0;
+    return count < size ? count : size;
+}
+
+/* out = e * factor */
+INLINE void stream_scaled_step(ptrdiff_t i, ptrdiff_t lanes, const real *e, real *out, struct pair factor)
+{
+    vec value = load_lanes(e + i, lanes);
+    value = fma_(value, factor.high, value * factor.low);
+    if (lanes == LANES) stream(out + i, value);
+    else stream_first(out + i, lanes, value);
+}
+
+static void stream_scaled(const real *e, real *out, ptrdiff_t size, struct pair factor)
+{
+    ptrdiff_t head = until_aligned(out, size);
+    if (head) stream_scaled_step(0, head, e, out, factor);
+    EACH_VECTOR(size - head, stream_scaled_step, e + head, out + head, factor);
+}
+
+/* out = (x - max) - log_sum */
+INLINE void stream_log_step(ptrdiff_t i, ptrdiff_t lanes, const real *x, real *out, vec row_max, vec log_sum)
+{
+    vec value = (load_lanes(x + i, lanes) - row_max) - log_sum;
+    if (lanes == LANES) stream(out + i, value);
+    else stream_first(out + i, lanes, value);
+}
+
 static void stream_log(const real *x, real *out, ptrdiff_t size, vec row_max, vec log_sum)
 {
-    ptrdiff_t i = until_aligned(out, size);
-    EACH_VECTOR(i, log_step, x, out, row_max, log_sum);
-    for (; i + LANES <= size; i += LANES) stream(out + i, (load(x + i) - row_max) - log_sum);
-    EACH_VECTOR(size - i, log_step, x + i, out + i, row_max, log_sum);
+    ptrdiff_t head = until_aligned(out, size);
+    if (head) stream_log_step(0, head, x, out, row_max, log_sum);
+    EACH_VECTOR(size - head, stream_log_step, x + head, out + head, row_max, log_sum);
 }
 
 /* (x - max) / T; in halves where the quotient may be finite though the difference is not. */

@@ -209,6 +209,22 @@ INLINE void stream(real *to, vec value)
 #endif
 }
 
+/* The first `count` lanes, past the caches where they are whole 16 bytes: the rest of the line is
+ * the end or the beginning of a neighbouring row, and an ordinary store would read the line. */
+INLINE void stream_first(real *to, ptrdiff_t count, vec value)
+{
+#if VECTOR_BYTES >= 32
+    if ((uintptr_t)to % 16 == 0 && count * sizeof(real) % 16 == 0) {
+        real lanes[LANES];
+        store(lanes, value);
+        for (ptrdiff_t i = 0; i < count; i += 16 / sizeof(real))
+            _mm_stream_si128((void *)(to + i), _mm_loadu_si128((const void *)(lanes + i)));
+        return;
+    }
+#endif
+    store_first(to, count, value);
+}
+
 /* Asks for a line of memory before it is needed; any address will do. */
 #define LINE_BYTES 64
 INLINE void prefetch(const void *from) { __builtin_prefetch(from, 0, 2); }

@@ -120,7 +120,7 @@ def _prepare(
     return rows
 
 
-def _cross_entropy(
+def cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
     axis: int,
@@ -205,7 +205,7 @@ def checked_ignore_index(ignore_index: int, labels_are_indices: bool) -> int:
 
 @adapts_containers("rows")
 def softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike, axis: int, **options: Unpack[LossOptions]) -> Any:
-    return _cross_entropy(logits, labels, axis, True, False, None, None, **options)[0]
+    return cross_entropy(logits, labels, axis, True, False, None, None, **options)[0]
 
 
 @adapts_containers("elements")
@@ -217,7 +217,7 @@ def softmax_cross_entropy_grad(
     out: Array | None,
     **options: Unpack[LossOptions],
 ) -> Any:
-    return _cross_entropy(logits, labels, axis, False, True, grad_loss, out, **options)[1]
+    return cross_entropy(logits, labels, axis, False, True, grad_loss, out, **options)[1]
 
 
 @adapts_containers("rows", "elements")
@@ -229,7 +229,7 @@ def softmax_cross_entropy_value_and_grad(
     out: Array | None,
     **options: Unpack[LossOptions],
 ) -> tuple[Any, Any]:
-    return _cross_entropy(logits, labels, axis, True, True, grad_loss, out, **options)
+    return cross_entropy(logits, labels, axis, True, True, grad_loss, out, **options)
 
 
 @adapts_containers("elements", "elements")
