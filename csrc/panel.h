@@ -3,12 +3,14 @@
  * A group of columns takes 64 bytes of each line of memory that lies along its rows. Lines a
  * power of two apart share a few places in every cache, and what the processor fetched ahead
  * of one group's turn would be gone by the next one's: so a panel takes up to a page's worth
- * of neighbouring columns from each line, in one run, and asks for the next line's meanwhile:
+ * of neighbouring columns from each line, in one run, and asks for the next lines' meanwhile:
  * what the processor fetches ahead by itself ends with the page. */
 #ifndef FASTSOFTMAX_PANEL_H
 #define FASTSOFTMAX_PANEL_H
 
 #include "group.h"
+
+#define AHEAD_BYTES ((ptrdiff_t)4096)
 
 static void *group_scratch(const struct plan *plan, void *scratch, ptrdiff_t group)
 {
@@ -24,14 +26,17 @@ static int lie_side_by_side(const struct plan *plan, enum fsm_operand_name name,
            first % job->shape[inner] + (last - first) <= job->shape[inner];
 }
 
+/* So many lines of a panel make the bytes that should be on their way. */
+INLINE ptrdiff_t lines_ahead(ptrdiff_t bytes) { return bytes < AHEAD_BYTES ? AHEAD_BYTES / bytes : 1; }
+
 static void read_panel(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *scratch)
 {
     const struct fsm_operand *x = &plan->job->operands[FSM_X];
     const char *start = x->data + row_offset(plan->job, x, first);
-    ptrdiff_t groups = (last - first) / LANES, bytes = groups * VECTOR_BYTES;
+    ptrdiff_t groups = (last - first) / LANES, bytes = groups * VECTOR_BYTES, ahead = lines_ahead(bytes);
     for (ptrdiff_t i = 0; i < plan->job->n; i++) {
         const char *line = start + i * x->axis_stride;
-        for (ptrdiff_t at = 0; at < bytes; at += LINE_BYTES) prefetch(line + x->axis_stride + at);
+        for (ptrdiff_t at = 0; at < bytes; at += LINE_BYTES) prefetch(line + ahead * x->axis_stride + at);
         for (ptrdiff_t g = 0; g < groups; g++)
             store(strip_memory(plan, group_scratch(plan, scratch, g), STRIP_X) + i * LANES,
                   load((const real *)(const void *)line + g * LANES));
@@ -42,14 +47,26 @@ static void write_panel(const struct plan *plan, ptrdiff_t first, ptrdiff_t last
 {
     const struct fsm_operand *out = &plan->job->operands[FSM_OUT];
     char *start = out->data + row_offset(plan->job, out, first);
-    ptrdiff_t groups = (last - first) / LANES, bytes = groups * VECTOR_BYTES;
+    ptrdiff_t groups = (last - first) / LANES, bytes = groups * VECTOR_BYTES, ahead = lines_ahead(bytes);
     for (ptrdiff_t i = 0; i < plan->job->n; i++) {
         char *line = start + i * out->axis_stride;
-        for (ptrdiff_t at = 0; at < bytes; at += LINE_BYTES) prefetch_to_write(line + out->axis_stride + at);
+        for (ptrdiff_t at = 0; at < bytes; at += LINE_BYTES) prefetch_to_write(line + ahead * out->axis_stride + at);
         for (ptrdiff_t g = 0; g < groups; g++)
             store((real *)(void *)line + g * LANES,
                   load(strip_memory(plan, group_scratch(plan, scratch, g), STRIP_X) + i * LANES));
     }
+}
+
+/* Dense rows: asks for the group that lies `rows` rows further on, to be read and written. */
+static void prefetch_dense(const struct plan *plan, const struct group *group, enum fsm_operand_name name, ptrdiff_t rows)
+{
+    const struct row_pointers *pointers = &group->rows[name];
+    ptrdiff_t row_bytes = plan->job->n * (ptrdiff_t)sizeof(real);
+    if (!are_dense(pointers, plan->job->n)) return;
+    const char *next = pointers->first + rows * row_bytes;
+    for (ptrdiff_t at = 0; at < LANES * row_bytes; at += LINE_BYTES)
+        if (name == FSM_OUT) prefetch_to_write(next + at);
+        else prefetch(next + at);
 }
 
 #endif
