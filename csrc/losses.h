@@ -218,7 +218,11 @@ static void write_grad_hess(const struct plan *plan, const struct group *group, 
     at_labels = choose(equal(group->weight, splat(0)), splat(0), at_labels);
     struct pair factor = pair_in_strip(plan, &group->factor, strip);
     vec weight = in_strip(plan, &group->weight, strip);
-    EACH_VECTOR(size, grad_hess_step, e, given, gradient, hessian, factor, weight, splat((real)job->factor),
+    struct pair scale = two_product(weight, splat((real)job->factor));
+    scale.low = fma_(weight, splat((real)(job->factor - (double)(real)job->factor)), scale.low);
+    /* An infinite product has no low part. */
+    scale.low = choose(equal(scale.low, scale.low), scale.low, splat(0));
+    EACH_VECTOR(size, grad_hess_step, e, given, gradient, hessian, factor, weight, scale,
                 splat((real)job->min_hess));
     write_at_labels(plan, group, block, strip, gradient, at_labels);
     if (!stays_in_scratch(plan))

@@ -451,17 +451,24 @@ INLINE void log_vjp_step(ptrdiff_t i, ptrdiff_t lanes, const real *x, const real
     store_lanes(out + i, lanes, fma_(-p, total.high, load_lanes(g + i, lanes)) - p * total.low);
 }
 
-/* gradient = (p - y) * weight, hessian = max(factor * p * (1 - p) * weight, least); y NULL: 0 */
+/* gradient = (p - y) * weight, hessian = max(scale * p * (1 - p), least), scale = factor * weight; y NULL: 0.
+ * p goes into the Hessian unrounded. */
 INLINE void grad_hess_step(ptrdiff_t i, ptrdiff_t lanes, const real *e, const real *y, real *gradient, real *hessian,
-                           struct pair scale, vec weight, vec factor, vec least)
+                           struct pair factor, vec weight, struct pair scale, vec least)
 {
     vec value = load_lanes(e + i, lanes), zero = splat(0);
     lane_mask ignored = equal(weight, zero);
-    vec p = fma_(value, scale.high, value * scale.low);
-    vec g = (p - (y ? load_lanes(y + i, lanes) : zero)) * weight;
-    vec h = factor * p * (splat(1) - p) * weight;
+    struct pair p = two_product(value, factor.high);
+    p.low = fma_(value, factor.low, p.low);
+    p = fast_two_sum(p.high, p.low);
+    vec g = (p.high - (y ? load_lanes(y + i, lanes) : zero)) * weight;
+    struct pair others = fast_two_sum(splat(1), -p.high);
+    others.low -= p.low;
+    struct pair h = multiply_pairs(p, others);
+    h.low = fma_(h.low, scale.high, h.high * scale.low);
+    vec result = fma_(h.high, scale.high, h.low);
     store_lanes(gradient + i, lanes, choose(ignored, zero, g));
-    store_lanes(hessian + i, lanes, max(least, choose(ignored, zero, h))); /* a NaN stays one */
+    store_lanes(hessian + i, lanes, max(least, choose(ignored, zero, result))); /* a NaN stays one */
 }
 
 /* out = 0 in the lanes of ignored rows */

@@ -155,7 +155,7 @@ def check_results(screen: PlainScreen) -> list[_check.Outcome]:
         [
             function,
             *("  ".join(f"{worst[function, isa, dtype]:.2f}" for dtype in dtypes) for isa in isas),
-            f"{_check.bound_of(function):.0f}",
+            f"{_check.BOUND:.0f}",
         ]
         for function in _check.FUNCTIONS
     ]

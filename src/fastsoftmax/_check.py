@@ -17,9 +17,8 @@ import numpy as np
 import fastsoftmax as fsm
 from fastsoftmax import _core, special
 
-#: Largest errors allowed, in the units of each function below: results have the promise of
-#: 2 ULP, gradients round a difference, a product and a scale beside the softmax itself.
-RESULT_BOUND, GRADIENT_BOUND = 2.0, 4.0
+#: The largest error allowed, in the units of each function below.
+BOUND = 2.0
 
 
 #: An array of long double, whose type NumPy's stubs lose in arithmetic.
@@ -292,13 +291,7 @@ class Outcome:
 
     @property
     def within_bound(self) -> bool:
-        return self.ulps <= bound_of(self.function)
-
-
-def bound_of(function: str) -> float:
-    """The largest error allowed to a function of `FUNCTIONS`."""
-    gradient = any(word in function for word in ("grad", "vjp", "jacobian"))
-    return GRADIENT_BOUND if gradient else RESULT_BOUND
+        return self.ulps <= BOUND
 
 
 def largest_error(got: Any, want: Wide, unit: Wide, dtype: np.dtype) -> tuple[float, int]:
