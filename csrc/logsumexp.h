@@ -25,16 +25,15 @@ static vec logsumexp_of(const struct group *group, struct pair log_sum)
 static void end_weighted(const struct plan *plan, struct group *group)
 {
     const vec infinity = splat((real)__builtin_inf()), zero = splat(0), nan = splat((real)__builtin_nan(""));
-    vec ties = group->sums.ties;
+    vec ties = group->sums.ties, total = group->sums.total.high;
     struct pair q = divide_pairs(group->sums.total, as_pair(group->largest));
     struct pair sum = two_sum(ties, q.high);
     vec value = sum.high + (sum.low + q.low);
     /* Infinite terms decide alone; their pairs have no low part. */
     value = choose(equal(absolute(q.high), infinity), q.high + ties, value);
-    value = choose(equal(absolute(ties), infinity), q.high + ties, value);
+    value = choose(equal(absolute(ties), infinity), total + ties, value);
     value = choose(equal(group->row_max, -infinity), zero, value);
     /* A NaN of x or b is in the total, whatever became of it on the way here. */
-    vec total = group->sums.total.high;
     value = choose(equal(total, total) & equal(ties, ties), value, nan);
 
     lane_mask negative = less(value, zero);
