@@ -10,7 +10,7 @@ void copy_streaming(char *to, const char *from, ptrdiff_t bytes, int threads)
 #if defined(__SSE2__)
         if (((uintptr_t)to & 15) == 0 && (end - page) % 16 == 0) {
             for (ptrdiff_t at = page; at < end; at += 16)
-                _mm_stream_si128((__m128i *)(void *)(to + at), _mm_loadu_si128((const __m128i *)(const void *)(from + at)));
+                _mm_stream_si128((void *)(to + at), _mm_loadu_si128((const void *)(from + at)));
             continue;
         }
 #endif

@@ -42,7 +42,13 @@ INLINE int is_weighted(const struct plan *plan)
 /* The sum's logarithm is wanted, so the max is kept out of it. */
 INLINE int keeps_max_out(const struct plan *plan)
 {
-    return plan->job->operation != FSM_SOFTMAX && plan->job->operation != FSM_GRAD_HESS;
+    switch (plan->job->operation) {
+    case FSM_LOG_SOFTMAX:
+    case FSM_LOGSUMEXP:
+    case FSM_SELECT:
+    case FSM_CROSS_ENTROPY: return 1;
+    default: return 0;
+    }
 }
 
 INLINE ptrdiff_t blocks(const struct plan *plan) { return (plan->job->n + BLOCK - 1) / BLOCK; }
@@ -160,6 +166,19 @@ static void point_to_rows(const struct plan *plan, struct group *group, enum fsm
     for (ptrdiff_t lane = 0; lane < LANES; lane++) {
         ptrdiff_t row = group->first_row + (lane < group->count ? lane : group->count - 1);
         rows->lane[lane] = operand->data + row_offset(job, operand, row);
+    }
+}
+
+/* Dense rows: asks for the group that lies `rows` rows further on, where it is read and written. */
+static void prefetch_group(const struct plan *plan, const struct group *group, ptrdiff_t rows)
+{
+    const struct row_pointers *x = &group->rows[FSM_X], *out = &group->rows[FSM_OUT];
+    ptrdiff_t n = plan->job->n, row_bytes = n * (ptrdiff_t)sizeof(real);
+    if (!are_dense(x, n)) return;
+    int writes = has(plan, FSM_OUT) && are_dense(out, n) && out->first != x->first;
+    for (ptrdiff_t at = rows * row_bytes; at < (rows + LANES) * row_bytes; at += LINE_BYTES) {
+        prefetch(x->first + at);
+        if (writes) prefetch_to_write(out->first + at);
     }
 }
 

@@ -49,6 +49,8 @@ static void read_targets(const struct plan *plan, struct group *group)
         group->weight = splat(group->weight[0]);
         group->target = splat(group->target[0]);
         group->upstream = (struct pair){splat(group->upstream.high[0]), splat(group->upstream.low[0])};
+    } else {
+        group->weight = group->target = group->upstream.high = group->upstream.low = splat(0);
     }
     for (ptrdiff_t lane = 0; lane < group->count; lane++) {
         int64_t label = 0;
@@ -63,7 +65,8 @@ static void read_targets(const struct plan *plan, struct group *group)
             group->label[lane] = (ptrdiff_t)label;
             group->label_logit[lane] = *element(&group->rows[FSM_X], lane, (ptrdiff_t)label);
         }
-        if (!alike) set_row_factors(plan, group, lane, class_weight && has(plan, FSM_LABELS) ? (double)class_weight[label] : 1);
+        double label_weight = class_weight && has(plan, FSM_LABELS) ? (double)class_weight[label] : 1;
+        if (!alike) set_row_factors(plan, group, lane, label_weight);
     }
 }
 

@@ -10,6 +10,7 @@
 
 #include "group.h"
 
+/* As much as a core has on its way from memory while it waits for the first line of it. */
 #define AHEAD_BYTES ((ptrdiff_t)4096)
 
 static void *group_scratch(const struct plan *plan, void *scratch, ptrdiff_t group)
@@ -36,7 +37,8 @@ static void read_panel(const struct plan *plan, ptrdiff_t first, ptrdiff_t last,
     ptrdiff_t groups = (last - first) / LANES, bytes = groups * VECTOR_BYTES, ahead = lines_ahead(bytes);
     for (ptrdiff_t i = 0; i < plan->job->n; i++) {
         const char *line = start + i * x->axis_stride;
-        for (ptrdiff_t at = 0; at < bytes; at += LINE_BYTES) prefetch(line + ahead * x->axis_stride + at);
+        for (ptrdiff_t at = 0; at < bytes && i + ahead < plan->job->n; at += LINE_BYTES)
+            prefetch(line + ahead * x->axis_stride + at);
         for (ptrdiff_t g = 0; g < groups; g++)
             store(strip_memory(plan, group_scratch(plan, scratch, g), STRIP_X) + i * LANES,
                   load((const real *)(const void *)line + g * LANES));
@@ -50,23 +52,12 @@ static void write_panel(const struct plan *plan, ptrdiff_t first, ptrdiff_t last
     ptrdiff_t groups = (last - first) / LANES, bytes = groups * VECTOR_BYTES, ahead = lines_ahead(bytes);
     for (ptrdiff_t i = 0; i < plan->job->n; i++) {
         char *line = start + i * out->axis_stride;
-        for (ptrdiff_t at = 0; at < bytes; at += LINE_BYTES) prefetch_to_write(line + ahead * out->axis_stride + at);
+        for (ptrdiff_t at = 0; at < bytes && i + ahead < plan->job->n; at += LINE_BYTES)
+            prefetch_to_write(line + ahead * out->axis_stride + at);
         for (ptrdiff_t g = 0; g < groups; g++)
             store((real *)(void *)line + g * LANES,
                   load(strip_memory(plan, group_scratch(plan, scratch, g), STRIP_X) + i * LANES));
     }
-}
-
-/* Dense rows: asks for the group that lies `rows` rows further on, to be read and written. */
-static void prefetch_dense(const struct plan *plan, const struct group *group, enum fsm_operand_name name, ptrdiff_t rows)
-{
-    const struct row_pointers *pointers = &group->rows[name];
-    ptrdiff_t row_bytes = plan->job->n * (ptrdiff_t)sizeof(real);
-    if (!are_dense(pointers, plan->job->n)) return;
-    const char *next = pointers->first + rows * row_bytes;
-    for (ptrdiff_t at = 0; at < LANES * row_bytes; at += LINE_BYTES)
-        if (name == FSM_OUT) prefetch_to_write(next + at);
-        else prefetch(next + at);
 }
 
 #endif

@@ -19,7 +19,7 @@
  * this length the work across lanes would cost more than the transposition (measured). */
 #define SHORT_ROW ((ptrdiff_t)(REAL_BITS == 32 ? 128 : 32))
 
-/* Beyond it e**x is 0 or infinite. */
+/* Beyond it e**x is infinite; and no lower max is needed. */
 #define EXP_LIMIT ((real)0.4 * LARGE_MAX)
 
 static const vec no_elements = {0};
@@ -28,7 +28,7 @@ static const vec no_elements = {0};
 struct sum_strip {
     int vertical, is_short;
     ptrdiff_t length; /* elements of a row */
-    ptrdiff_t ahead;  /* reals from x to the row that a horizontal strip's turn will come to next */
+    ptrdiff_t ahead;  /* reals from x to the row of the next group, for a horizontal strip that is no copy */
     const real *x, *second;
     real *e;
     struct exp_shift shift;
@@ -63,13 +63,13 @@ INLINE struct row_sums add_sums(struct row_sums a, struct row_sums b)
 
 /* What becomes of each exponential; constants, so that each combination is its own loop. */
 enum sum_mode {
-    STORE = 1,     /* it is written, rounded, to `e` */
-    KEEP_MAX_OUT = 2, /* those of elements equal to the max are counted instead of added */
-    SCALED = 4,    /* there is a temperature */
-    TARGETS = 8,   /* `second` holds dense targets: their cost and mass are summed as well */
-    WEIGHTED = 16, /* `second` holds factors, 0 only where x is -inf */
-    PRODUCTS = 32, /* no exponentials: second * x is summed as `cost`, or second where x is NULL */
-    UNCLAMPED = 64, /* see shifted_exp */
+    STORE = 1,         /* it is written, rounded, to `e` */
+    KEEP_MAX_OUT = 2,  /* those of elements equal to the max are counted instead of added */
+    SCALED = 4,        /* there is a temperature */
+    TARGETS = 8,       /* `second` holds dense targets: their cost and mass are summed as well */
+    WEIGHTED = 16,     /* `second` holds factors, 0 only where x is -inf */
+    PRODUCTS = 32,     /* no exponentials: second * x is summed as `cost`, or second where x is NULL */
+    UNCLAMPED = 64,    /* see shifted_exp */
 };
 
 struct chain {
@@ -452,7 +452,7 @@ INLINE void log_vjp_step(ptrdiff_t i, ptrdiff_t lanes, const real *x, const real
 }
 
 /* gradient = (p - y) * weight, hessian = max(scale * p * (1 - p), least), scale = factor * weight; y NULL: 0.
- * p goes into the Hessian unrounded. */
+ * p goes into the Hessian as the unrounded quotient of e and the sum. */
 INLINE void grad_hess_step(ptrdiff_t i, ptrdiff_t lanes, const real *e, const real *y, real *gradient, real *hessian,
                            struct pair factor, vec weight, struct pair scale, vec least)
 {

@@ -346,8 +346,7 @@ static void rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void 
             if (in_scratch && !read_together)
                 for (ptrdiff_t g = 0; g < count; g++) {
                     read_x(plan, &groups[g], 0, 0, group_scratch(plan, batch_scratch, g));
-                    prefetch_dense(plan, &groups[g], FSM_X, panel_rows);
-                    if (writes) prefetch_dense(plan, &groups[g], FSM_OUT, panel_rows);
+                    if (panel_end < last) prefetch_group(plan, &groups[g], panel_rows);
                 }
             run_groups(plan, groups, count, losses ? (real *)losses + (groups[0].first_row - first) : NULL,
                        batch_scratch);

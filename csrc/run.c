@@ -6,14 +6,13 @@
 #include "parallel.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 /* Elements below which a second thread costs more than it brings to calls that follow one
  * another (benchmarks/thresholds.py), and what a row costs besides its elements, in elements. */
 #define PARALLEL_ELEMENTS ((ptrdiff_t)32768)
 #define ROW_ELEMENTS ((ptrdiff_t)16)
-/* Elements in a piece of rows, the unit that is shared out. */
-#define PIECE_ELEMENTS ((ptrdiff_t)16384)
+/* Elements in a piece of rows, whose losses are added up by themselves. */
+#define PIECE_ELEMENTS ((ptrdiff_t)4096)
 /* Bytes of output from which it is written past the caches: it would not stay in them. */
 #define STREAM_BYTES ((ptrdiff_t)24 << 20)
 /* Bytes of the longest row whose exponentials wait in a thread's own memory meanwhile. */
@@ -22,7 +21,8 @@
 #define PANEL_LINE_BYTES ((ptrdiff_t)4096)
 /* Bytes of the strips of a panel: they stay in a core's second-level cache. */
 #define PANEL_BYTES ((ptrdiff_t)512 << 10)
-/* Bytes of the rows of a horizontal group: with what is written they fill a first-level cache. */
+/* Bytes of the rows of a horizontal group, or of the strips of a batch of short rows: with what
+ * is written they fill a first-level cache. */
 #define GROUP_BYTES ((ptrdiff_t)16384)
 /* Bytes of the longest rows that are fetched into the cache ahead of their turn. */
 #define PREFETCH_BYTES ((ptrdiff_t)131072)
@@ -43,8 +43,9 @@ static struct plan make_plan(struct fsm_job *job, const struct kernels *kernels)
     struct plan plan = {.job = job};
     int last = job->dimensions - 1;
     /* Neighbouring columns, or short rows, make a vertical group. */
-    int columns = last >= 0 && job->operands[FSM_X].axis_stride != itemsize &&
-                  job->operands[FSM_X].strides[last] == itemsize && job->shape[last] >= kernels->lanes / 2;
+    const struct fsm_operand *x = &job->operands[FSM_X], *out = &job->operands[FSM_OUT];
+    int columns =
+        x->axis_stride != itemsize && x->strides[last] == itemsize && job->shape[last] >= kernels->lanes / 2;
     plan.vertical = job->n < kernels->short_row || columns;
     for (int name = 0; name < FSM_OPERANDS; name++)
         if (has(job, name)) plan.present[plan.present_count++] = name;
@@ -55,6 +56,8 @@ static struct plan make_plan(struct fsm_job *job, const struct kernels *kernels)
     if (plan.vertical && job->n <= BLOCK) {
         plan.panel_groups = (columns ? PANEL_BYTES : GROUP_BYTES) / plan.strip_bytes;
         ptrdiff_t most = columns ? PANEL_LINE_BYTES / (kernels->lanes * itemsize) : BATCH_GROUPS;
+        ptrdiff_t groups = (job->rows - 1) / kernels->lanes + 1;
+        if (most > groups) most = groups;
         if (plan.panel_groups > most) plan.panel_groups = most;
         if (plan.panel_groups < 1) plan.panel_groups = 1;
     }
@@ -65,11 +68,10 @@ static struct plan make_plan(struct fsm_job *job, const struct kernels *kernels)
     if (plan.group_rows > kernels->lanes) plan.group_rows = kernels->lanes;
     if (plan.group_rows < 1) plan.group_rows = 1;
 
-    /* Longer rows would push each other out of the second-level cache. */
-    if (!plan.vertical && last >= 0 && plan.group_rows * row_bytes <= PREFETCH_BYTES)
-        plan.ahead = plan.group_rows * job->operands[FSM_X].strides[last] / itemsize;
+    /* Longer rows would push each other out of the second-level cache; others are read from a copy. */
+    if (!plan.vertical && x->axis_stride == itemsize && plan.group_rows * row_bytes <= PREFETCH_BYTES)
+        plan.ahead = plan.group_rows * x->strides[last] / itemsize;
 
-    const struct fsm_operand *out = &job->operands[FSM_OUT];
     int can_stream = job->operation == FSM_SOFTMAX || job->operation == FSM_LOG_SOFTMAX ||
                      job->operation == FSM_CROSS_ENTROPY;
     if (can_stream && has(job, FSM_OUT) && !plan.vertical && out->axis_stride == itemsize &&
@@ -85,8 +87,8 @@ struct run {
     const struct kernels *kernels;
     struct plan plan;
     char *scratch; /* scratch_bytes for each thread */
-    /* Pieces of rows. */
-    ptrdiff_t piece_rows, losses_bytes;
+    /* Rows are shared out by items; summed losses are added up by pieces, of which an item has whole ones. */
+    ptrdiff_t item_rows, piece_rows, losses_bytes;
     double *piece_losses;
     /* Groups of long rows, block by block. */
     ptrdiff_t blocks;
@@ -96,30 +98,33 @@ struct run {
 static void *scratch_of(const struct run *run, int thread) { return run->scratch + thread * run->plan.scratch_bytes; }
 
 /* Real losses added one after the other. */
-static double sum_losses(const struct fsm_job *job, const void *losses, ptrdiff_t count)
+static double sum_losses(int is_double, const void *losses, ptrdiff_t count)
 {
     double sum = 0;
     for (ptrdiff_t i = 0; i < count; i++)
-        sum += job->is_double ? ((const double *)losses)[i] : (double)((const float *)losses)[i];
+        sum += is_double ? ((const double *)losses)[i] : (double)((const float *)losses)[i];
     return sum;
 }
 
-static void run_pieces(void *context, ptrdiff_t first, ptrdiff_t last, int thread)
+static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+
+static void run_items(void *context, ptrdiff_t first, ptrdiff_t last, int thread)
 {
     const struct run *run = context;
     struct fsm_job *job = run->plan.job;
     char *scratch = scratch_of(run, thread);
+    ptrdiff_t end = least(last * run->item_rows, job->rows), itemsize = job->is_double ? 8 : 4;
     if (!job->sum_losses) {
-        ptrdiff_t end = last * run->piece_rows;
-        run->kernels->rows(&run->plan, first * run->piece_rows, end < job->rows ? end : job->rows, NULL, scratch);
+        run->kernels->rows(&run->plan, first * run->item_rows, end, NULL, scratch);
         return;
     }
     char *losses = scratch + run->plan.scratch_bytes - run->losses_bytes;
-    for (ptrdiff_t piece = first; piece < last; piece++) {
-        ptrdiff_t begin = piece * run->piece_rows, end = begin + run->piece_rows;
-        if (end > job->rows) end = job->rows;
-        run->kernels->rows(&run->plan, begin, end, losses, scratch);
-        run->piece_losses[piece] = sum_losses(job, losses, end - begin);
+    for (ptrdiff_t item = first * run->item_rows; item < end; item += run->item_rows) {
+        ptrdiff_t item_end = least(item + run->item_rows, end);
+        run->kernels->rows(&run->plan, item, item_end, losses, scratch);
+        for (ptrdiff_t row = item; row < item_end; row += run->piece_rows)
+            run->piece_losses[row / run->piece_rows] = sum_losses(
+                job->is_double, losses + (row - item) * itemsize, least(run->piece_rows, item_end - row));
     }
 }
 
@@ -174,7 +179,7 @@ static void run_by_blocks(struct run *run, int team, ptrdiff_t groups)
     if (!job->sum_losses) return;
     for (ptrdiff_t first = 0; first < job->rows; first += run->piece_rows) {
         ptrdiff_t count = job->rows - first < run->piece_rows ? job->rows - first : run->piece_rows;
-        job->loss_sum += sum_losses(job, run->losses + first * itemsize, count);
+        job->loss_sum += sum_losses(job->is_double, run->losses + first * itemsize, count);
     }
 }
 
@@ -201,16 +206,16 @@ enum fsm_status fsm_run(struct fsm_job *job)
     ptrdiff_t groups = (job->rows + run.plan.group_rows - 1) / run.plan.group_rows;
     run.blocks = (job->n + BLOCK - 1) / BLOCK;
 
-    /* Pieces depend on n alone: a summed loss adds up in the same order on any machine. */
-    run.piece_rows = job->n >= PIECE_ELEMENTS ? 1 : round_up(PIECE_ELEMENTS / job->n, 16);
+    run.item_rows = run.plan.group_rows * run.plan.panel_groups;
     if (job->sum_losses) {
-        run.losses_bytes = round_up(run.piece_rows * itemsize, ALIGNMENT);
+        /* Pieces depend on n alone: a summed loss adds up in the same order on any machine. */
+        run.piece_rows = job->n >= PIECE_ELEMENTS ? 1 : round_up(PIECE_ELEMENTS / job->n, 16);
+        run.item_rows = round_up(run.item_rows, run.piece_rows);
+        run.losses_bytes = round_up(run.item_rows * itemsize, ALIGNMENT);
         run.plan.scratch_bytes += run.losses_bytes;
-    } else {
-        /* No order to keep: pieces small enough that every thread gets some. */
-        run.piece_rows = run.plan.group_rows * run.plan.panel_groups;
     }
-    ptrdiff_t pieces = (job->rows + run.piece_rows - 1) / run.piece_rows;
+    ptrdiff_t items = (job->rows - 1) / run.item_rows + 1;
+    ptrdiff_t pieces = job->sum_losses ? (job->rows - 1) / run.piece_rows + 1 : 0;
 
     int team = 1;
     /* Divided rather than multiplied: a stride of 0 makes rows of any number. */
@@ -221,7 +226,7 @@ enum fsm_status fsm_run(struct fsm_job *job)
 
     struct arena arena = {0};
     ptrdiff_t scratch_at = reserve(&arena, team, run.plan.scratch_bytes);
-    ptrdiff_t piece_losses_at = job->sum_losses ? reserve(&arena, pieces, sizeof(double)) : 0;
+    ptrdiff_t piece_losses_at = reserve(&arena, pieces, sizeof(double));
     ptrdiff_t groups_at = 0, maxima_at = 0, sums_at = 0, losses_at = 0;
     if (by_blocks) {
         groups_at = reserve(&arena, groups, (ptrdiff_t)run.kernels->group_bytes);
@@ -250,8 +255,8 @@ enum fsm_status fsm_run(struct fsm_job *job)
     if (by_blocks) {
         run_by_blocks(&run, team, groups);
     } else {
-        share_out(team, pieces, run_pieces, &run);
-        if (job->sum_losses) job->loss_sum = sum_losses(&(struct fsm_job){.is_double = 1}, run.piece_losses, pieces);
+        share_out(team, items, run_items, &run);
+        job->loss_sum = sum_losses(1, run.piece_losses, pieces);
     }
     release_team(team);
     free(allocated);

@@ -120,7 +120,7 @@ static void gather_rows(const struct row_pointers *rows, ptrdiff_t first, ptrdif
         for (ptrdiff_t i = 0; i < length; i++)
             store(strip + i * LANES, load(element(rows, 0, first + i)));
     } else if (length <= LANES / 2 && are_dense(rows, length)) {
-#define GATHER(n) gather_dense(element(rows, 0, 0), strip, n)
+#define GATHER(n) gather_dense(element(rows, 0, first), strip, n)
         WITH_CONSTANT(length, LANES / 2, GATHER)
 #undef GATHER
     } else if (has_unit_stride(rows)) {
@@ -143,7 +143,7 @@ static void scatter_rows(const struct row_pointers *rows, ptrdiff_t count, ptrdi
         for (ptrdiff_t i = 0; i < length; i++)
             store(element(rows, 0, first + i), load(strip + i * LANES));
     } else if (length <= LANES / 2 && are_dense(rows, length)) {
-#define SCATTER(n) scatter_dense(element(rows, 0, 0), strip, n)
+#define SCATTER(n) scatter_dense(element(rows, 0, first), strip, n)
         WITH_CONSTANT(length, LANES / 2, SCATTER)
 #undef SCATTER
     } else if (has_unit_stride(rows)) {

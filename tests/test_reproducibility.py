@@ -207,6 +207,17 @@ def test_columns(dtype):
             assert_same_bytes(got, expected, (n, columns))
 
 
+@pytest.mark.parametrize("hop", [1, 2, 3, 5, 8, 9])
+def test_overlapping_windows_beside_columns(hop, dtype):
+    """Rows that overlap, as long as a whole block and `hop` more: a part of them looks like rows without gaps."""
+    n = 4096 + hop
+    generator = np.random.default_rng(hop)
+    windows = np.lib.stride_tricks.sliding_window_view(generator.random(32 * hop + n).astype(dtype), n)[::hop]
+    columns = np.asfortranarray(generator.random((len(windows), n)).astype(dtype))
+    got, expected = fsm.softmax_vjp(columns, windows), fsm.softmax_vjp(columns, windows.copy())
+    assert_same_bytes([got], [expected], hop)
+
+
 def test_alignment(dtype):
     """Every offset of a row from a cache line's start."""
     for n in (1, 7, 16, 33, 100, 1000):
