@@ -493,6 +493,19 @@ def test_text_and_ragged_lists_are_refused():
         fsm.softmax_cross_entropy(np.ones((2, 3)), [[1, 2], [3]])
 
 
+def test_only_ragged_lists_are_called_ragged():
+    class Unreadable:
+        def __array__(self, dtype=None, copy=None):
+            raise ValueError("no values today")
+
+    for name, call in {
+        "x": lambda: fsm.softmax(Unreadable()),
+        "labels": lambda: fsm.softmax_cross_entropy(np.ones((2, 3)), Unreadable()),
+    }.items():
+        with pytest.raises(ValueError, match=f"^{name} cannot be read as a NumPy array: no values today$"):
+            call()
+
+
 def test_positional_and_keyword_arguments():
     x = np.ones(3)
     for call in (

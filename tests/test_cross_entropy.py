@@ -860,3 +860,21 @@ def test_gradient_sums_to_zero(x, y):
     gradient = fsm.softmax_cross_entropy_grad(x, labels, reduction="none")
     # Probabilities sum to 1 within 2 eps; each element's difference rounds once.
     assert np.all(np.abs(gradient.sum(-1)) <= (2 + x.shape[1]) * np.finfo(float).eps)
+
+
+@pytest.mark.parametrize("kind", ["ndarray", "pandas", "xarray", "dask"])
+def test_an_unknown_option_names_the_public_function(kind):
+    x = np.ones((2, 3))
+    if kind == "pandas":
+        x = pytest.importorskip("pandas").DataFrame(x)
+    elif kind == "xarray":
+        x = pytest.importorskip("xarray").DataArray(x)
+    elif kind == "dask":
+        x = pytest.importorskip("dask.array").from_array(x)
+    for function in (
+        fsm.softmax_cross_entropy,
+        fsm.softmax_cross_entropy_grad,
+        fsm.softmax_cross_entropy_value_and_grad,
+    ):
+        with pytest.raises(TypeError, match=rf"^{function.__name__}\(\) got an unexpected keyword argument 'wait'"):
+            function(x, [0, 1], wait=[1, 2, 3])

@@ -198,6 +198,24 @@ def test_cross_entropy(dtype, chunks, reduction, options):
         np.testing.assert_array_equal(turned, got)
 
 
+@pytest.mark.parametrize("chunks", [(2, 3), (2, 2)], ids=str)
+def test_a_class_without_weight_counts_nothing(chunks):
+    x = np.array([[np.inf, 0, 1], [0, 1, 2]])
+    for reduction in ("none", "sum", "mean"):
+        options = {"weight": [0, 1, 1], "z_loss": 0.1, "reduction": reduction}
+        got = fsm.softmax_cross_entropy(da.from_array(x, chunks), [0, 1], **options).compute()
+        np.testing.assert_allclose(got, fsm.softmax_cross_entropy(x, [0, 1], **options), rtol=1e-15)
+
+
+def test_a_list_of_weights_is_read_when_the_graph_is_made():
+    """Not when it is computed, whatever has become of the list by then."""
+    for chunks in ((2, 3), (2, 2)):
+        weight = [1.0, 2.0, 3.0]
+        loss = fsm.softmax_cross_entropy(da.from_array(np.eye(2, 3), chunks), [1, 2], weight=weight)
+        weight[:] = [9.0, 0.0, 9.0]
+        assert loss.compute() == fsm.softmax_cross_entropy(np.eye(2, 3), [1, 2], weight=[1.0, 2.0, 3.0])
+
+
 def test_cross_entropy_where_nothing_counts():
     for chunks in ((2, 3), (2, 2)):
         loss = fsm.softmax_cross_entropy(da.from_array(np.zeros((2, 3)), chunks), [-1, -1], ignore_index=-1)
@@ -221,6 +239,10 @@ BAD_CALLS = {
     "temperature is 0": (ValueError, lambda x: fsm.softmax(x, temperature=0)),
     "temperature is -1": (ValueError, lambda x: fsm.softmax(x, temperature=-np.ones((4, 1))).compute()),
     "temperature has shape": (ValueError, lambda x: fsm.log_softmax(x, temperature=np.ones((4, 6)))),
+    "temperature is ragged": (ValueError, lambda x: fsm.softmax(x, temperature=[[1.0], [1.0, 2.0]])),
+    "x is a masked array": (TypeError, lambda x: fsm.softmax(da.ma.masked_greater(x, 0))),
+    "b is a masked array": (TypeError, lambda x: fsm.logsumexp(x, b=da.ma.masked_greater(x, 0))),
+    "p is a masked array": (TypeError, lambda x: fsm.softmax_vjp(da.ma.masked_greater(x, 0), x)),
     "axis 2 is out of bounds": (np.exceptions.AxisError, lambda x: fsm.logsumexp(x, 2)),
     "x and b have shapes": (ValueError, lambda x: fsm.logsumexp(x, b=np.ones(5))),
     "labels holds 6": (IndexError, lambda x: fsm.softmax_cross_entropy(x, [0, 1, 2, 6]).compute()),

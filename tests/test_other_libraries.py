@@ -109,10 +109,17 @@ def test_arrays_on_another_device(kind, device_type):
         "labels": lambda: fsm.softmax_cross_entropy_grad(X, there),
     }.items():
         message = (
-            rf"{name} is a {kind.__module__}\.{kind.__name__} on DLPack device {device_type}:0, .*\.detach\(\)\.cpu"
+            rf"{name} is a {kind.__module__}\.{kind.__name__} on DLPack device {device_type}:0, "
+            r"expected one in the CPU's memory: copy it to the CPU first$"
         )
         with pytest.raises(TypeError, match=message):
             call()
+
+
+def test_a_torch_tensor_on_another_device(monkeypatch):
+    monkeypatch.setattr(Exporter, "__module__", "torch")
+    with pytest.raises(TypeError, match=r"x is a torch\.Exporter on .*: pass \.detach\(\)\.cpu\(\) of it$"):
+        fsm.softmax(Exporter(X, 2))
 
 
 def test_nothing_is_imported():

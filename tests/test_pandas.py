@@ -118,6 +118,16 @@ def test_out_is_returned_as_it_is(frame):
     np.testing.assert_array_equal(fsm.softmax(frame, out=out), fsm.softmax(frame.to_numpy()).astype(out.dtype))
 
 
+def test_out_is_an_ndarray(frame):
+    out = pd.DataFrame(np.zeros(frame.shape), frame.index, frame.columns)
+    with pytest.raises(TypeError, match=r"^out is a DataFrame, expected a numpy\.ndarray"):
+        fsm.softmax(frame, out=out)
+    for name in ("grad_out", "hess_out"):
+        with pytest.raises(TypeError, match=f"^{name} is a DataFrame"):
+            fsm.softmax_cross_entropy_grad_hess(frame, [0, 1, 2], **{name: out})
+    assert not out.to_numpy().any()
+
+
 def test_other_labels_are_refused():
     frame = pd.DataFrame(np.zeros((3, 2)), index=list("abc"))
     shuffled = pd.Series([0, 1, 1], index=list("cab"))
@@ -133,6 +143,51 @@ def test_other_labels_are_refused():
     with pytest.raises(ValueError, match="where has other labels than x"):
         fsm.softmax(frame, where=(frame == 0)[::-1])
     assert fsm.softmax_cross_entropy(frame, shuffled.to_numpy()) == np.log(2)
+
+
+def test_labels_go_with_the_axis_they_meet():
+    """A square frame: the labels of one axis fit the shape of the other."""
+    frame = pd.DataFrame([[1.0, 2.0], [4.0, 8.0]], index=list("ab"), columns=list("cd"))
+    x = frame.to_numpy()
+    rows, columns = pd.Series([0, 1], index=frame.index), pd.Series([0, 1], index=frame.columns)
+    for call in (
+        lambda: fsm.softmax(frame, where=frame.T > 0),
+        lambda: fsm.softmax(frame, where=rows > 0),
+        lambda: fsm.softmax(frame, 0, temperature=rows + 1),
+        lambda: fsm.logsumexp(frame, b=rows),
+        lambda: fsm.softmax_vjp(frame, frame.T),
+        lambda: fsm.softmax_cross_entropy(frame, columns),
+        lambda: fsm.softmax_cross_entropy(frame, rows, 0),
+        lambda: fsm.softmax_cross_entropy(frame, frame.T),
+        lambda: fsm.softmax_cross_entropy(frame, rows, weight=rows),
+        lambda: fsm.softmax_cross_entropy(frame, columns, 0, weight=columns),
+        lambda: fsm.softmax_cross_entropy(frame, rows, sample_weight=columns),
+        lambda: fsm.softmax_cross_entropy_grad(frame, rows, grad_loss=columns, reduction="none"),
+        lambda: fsm.selected_log_softmax(frame, columns),
+        lambda: fsm.logsumexp(frame["c"], b=frame),
+    ):
+        with pytest.raises(ValueError, match="has other labels than"):
+            call()
+    check(
+        fsm.softmax(frame, where=columns > 0), fsm.softmax(x, where=np.array([False, True])), frame.index, frame.columns
+    )
+    check(fsm.logsumexp(frame, b=columns), fsm.logsumexp(x, b=np.array([0, 1])), frame.index)
+    for axis, (one_a_row, one_a_class) in enumerate([(columns, rows), (rows, columns)]):
+        check(
+            fsm.softmax_cross_entropy(frame, one_a_row, axis, weight=one_a_class, reduction="none"),
+            fsm.softmax_cross_entropy(x, [0, 1], axis, weight=[0, 1], reduction="none"),
+            one_a_row.index,
+        )
+
+
+@pytest.mark.parametrize(
+    ("nullable", "dtype"), [("Float32", np.float32), ("Float64", np.float64), ("Int64", np.float64)]
+)
+def test_nullable_numbers(nullable, dtype):
+    frame = pd.DataFrame([[1, 2], [3, None]], index=list("ab"), dtype=nullable)
+    check(fsm.softmax(frame), fsm.softmax(np.array([[1, 2], [3, np.nan]], dtype)), frame.index, frame.columns)
+    series = frame[1]
+    check(fsm.softmax(series), fsm.softmax(np.array([2, np.nan], series.to_numpy().dtype)), series.index)
 
 
 def test_bad_arguments(frame):

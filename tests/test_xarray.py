@@ -139,6 +139,28 @@ def test_arguments_broadcast_by_name(logits):
     )
 
 
+def test_factors_that_stretch_a_dimension_give_a_plain_array():
+    x = xr.DataArray(np.arange(2.0).reshape(2, 1), dims=("r", "c"), coords={"c": ["q"]})
+    b = np.arange(6.0).reshape(2, 3)
+    for keepdims in (False, True):
+        got = fsm.logsumexp(x, "r", b=b, keepdims=keepdims)
+        assert type(got) is np.ndarray
+        np.testing.assert_array_equal(got, fsm.logsumexp(x.values, 0, b=b, keepdims=keepdims))
+    xr.testing.assert_identical(
+        fsm.logsumexp(x, "c", b=b), x[:, 0].drop_vars("c").copy(data=fsm.logsumexp(x.values, b=b))
+    )
+
+
+@pytest.mark.parametrize("keepdims", [False, True])
+@pytest.mark.parametrize(("name", "axis"), [("r", -2), ("c", -1), (("c", "r"), (-2, -1))])
+def test_a_name_means_its_axis_where_factors_have_more(name, axis, keepdims):
+    x = xr.DataArray(np.arange(6.0).reshape(2, 3), dims=("r", "c"))
+    b = np.random.default_rng(0).random((5, 2, 3))
+    got = fsm.logsumexp(x, name, b=b, keepdims=keepdims)
+    assert type(got) is np.ndarray
+    np.testing.assert_array_equal(got, fsm.logsumexp(x.values, axis, b=b, keepdims=keepdims))
+
+
 def test_dataset(logits):
     dataset = xr.Dataset({"first": logits, "second": logits.isel(time=0, drop=True)}, attrs={"title": "two"})
     for function in (fsm.softmax, fsm.logsumexp):
@@ -156,6 +178,26 @@ def test_out_is_returned_as_it_is(logits):
     np.testing.assert_array_equal(out, fsm.softmax(logits.values, 1))
     kept = np.empty((2, 1, 4))
     assert fsm.logsumexp(logits, "class", keepdims=True, out=kept) is kept
+
+
+def test_out_is_an_ndarray(logits):
+    out = xr.zeros_like(logits)
+    with pytest.raises(TypeError, match=r"^out is a DataArray, expected a numpy\.ndarray"):
+        fsm.softmax(logits, "class", out=out)
+    assert not out.any()
+
+
+def test_what_a_dataset_cannot_hold(logits):
+    out = np.zeros(logits.shape)
+    dataset = xr.Dataset({"a": logits})
+    with pytest.raises(TypeError, match=r"^out is a ndarray, expected None"):
+        fsm.softmax(dataset, "class", out=out)
+    labels = xr.DataArray(np.zeros((2, 4), int), dims=("batch", "time"))
+    with pytest.raises(TypeError, match=r"^hess_out is a ndarray, expected None"):
+        fsm.softmax_cross_entropy_grad_hess(dataset, labels, "class", hess_out=out)
+    assert not out.any()
+    with pytest.raises(ValueError, match=r"the result for 'a' has shape \(2, 2, 4\), .* DataArray"):
+        fsm.selected_log_softmax(dataset, np.zeros((2, 2, 4), int), "class")
 
 
 def test_lazy_values_stay_lazy(logits):

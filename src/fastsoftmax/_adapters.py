@@ -20,6 +20,12 @@ Arguments = ParamSpec("Arguments")
 # What a function returns: an array of the shape of its first argument, or one value a row.
 Result = Literal["elements", "rows"]
 
+# Arguments that broadcast against the first one.
+BROADCAST = ("b", "temperature", "where")
+
+# Arguments that are written to: ndarrays alone.
+OUTS = ("out", "grad_out", "hess_out")
+
 # Library, its containers, and the module that adapts them.
 _CONTAINERS = (
     ("pandas", ("DataFrame", "Series"), "fastsoftmax._pandas"),
@@ -49,7 +55,7 @@ def adapts_containers(*results: Result) -> Callable[[Callable[Arguments, Any]], 
 
 
 def _adapter_of(x: Any) -> str | None:
-    if type(x) is np.ndarray:
+    if type(x) in (np.ndarray, list, tuple, int, float):
         return None
     for library, containers, adapter in _CONTAINERS:
         loaded = sys.modules.get(library)
@@ -60,10 +66,11 @@ def _adapter_of(x: Any) -> str | None:
 
 
 def map_arguments(bound: inspect.BoundArguments, function: Callable[[str, Any], Any]) -> None:
-    """Replace each argument by function(name, argument), the loss options too."""
+    """Replace each argument that is read by function(name, argument), the loss options too."""
     for arguments in (bound.arguments, bound.arguments.get("options", {})):
         for name, value in arguments.items():
-            arguments[name] = function(name, value)
+            if name not in OUTS:
+                arguments[name] = function(name, value)
 
 
 def is_argument(value: Any, bound: inspect.BoundArguments) -> bool:

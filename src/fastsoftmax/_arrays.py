@@ -39,12 +39,15 @@ def as_ndarray(value: Any, name: str) -> Array:
     except (RuntimeError, TypeError) as error:
         raise TypeError(f"{name} cannot be read as a NumPy array: {error}") from error
     except ValueError as error:
-        raise ValueError(f"{name} is ragged, expected parts of one shape: pad the shorter ones") from error
+        if "inhomogeneous" in str(error):
+            raise ValueError(f"{name} is ragged, expected parts of one shape: pad the shorter ones") from error
+        raise ValueError(f"{name} cannot be read as a NumPy array: {error}") from error
 
 
 def _from_other_library(value: Any, name: str) -> Array:
     """The values of a tensor of torch, an array of JAX or CuPy, or another library's that speaks DLPack."""
-    kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__qualname__}"
+    library = type(value).__module__.partition(".")[0]
+    kind = f"{library}.{type(value).__qualname__}"
     if getattr(value, "requires_grad", False):
         raise TypeError(f"{name} is a {kind} that requires grad, expected values alone: pass .detach().cpu() of it")
     try:
@@ -55,9 +58,8 @@ def _from_other_library(value: Any, name: str) -> Array:
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise TypeError(f"{name} is a {kind} that cannot be read as a NumPy array: {error}") from error
     where = getattr(value, "device", f"DLPack device {int(device_type)}:{number}")
-    raise TypeError(
-        f"{name} is a {kind} on {where}, expected one in the CPU's memory: copy it there, as .detach().cpu() does"
-    )
+    remedy = "pass .detach().cpu() of it" if library == "torch" else "copy it to the CPU first"
+    raise TypeError(f"{name} is a {kind} on {where}, expected one in the CPU's memory: {remedy}")
 
 
 def floating_dtype(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:

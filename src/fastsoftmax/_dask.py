@@ -34,12 +34,13 @@ Axes = tuple[int, ...]
 
 
 def call(function: Callable[..., Any], results: tuple[Result, ...], bound: BoundArguments) -> Any:
+    first, x = next(iter(bound.arguments.items()))
+    _array(x, first)  # raises where its chunks would be refused
     lazy = _LAZY.get(function.__name__)
     if lazy is not None:
         return lazy(*bound.args, **bound.kwargs)
     # The others take a lazy array as they take any array_like: they compute it first.
-    first = next(iter(bound.arguments))
-    bound.arguments[first] = np.asarray(bound.arguments[first])
+    bound.arguments[first] = np.asarray(x)
     return function(*bound.args, **bound.kwargs)
 
 
@@ -56,8 +57,11 @@ def _map(function: Callable[..., Any], dtype: Any, x: Lazy, *others: Any, chunks
 
 
 def _array(value: Any, name: str) -> Any:
-    """A lazy array as it is, anything else as an ndarray."""
-    return value if isinstance(value, da.Array) else as_ndarray(value, name)
+    """A lazy array as it is, anything else as an ndarray; masked ones are refused."""
+    if not isinstance(value, da.Array):
+        return as_ndarray(value, name)
+    as_ndarray(value._meta, name)
+    return value
 
 
 def _like(x: Lazy, value: Any, name: str, axes: Axes = ()) -> Lazy:
@@ -88,11 +92,11 @@ def _refuse_out(out: Any) -> None:
 # ---- softmax and log_softmax ------------------------------------------------------------
 
 
-def _softmax(x: Lazy, axis: Any, temperature: Any, where: Any, out: Any) -> Lazy:
+def softmax(x: Lazy, axis: Any, temperature: Any, where: Any, out: Any) -> Lazy:
     return _elementwise(_core.softmax, np.exp, 0.0, x, axis, temperature, where, out)
 
 
-def _log_softmax(x: Lazy, axis: Any, temperature: Any, where: Any, out: Any) -> Lazy:
+def log_softmax(x: Lazy, axis: Any, temperature: Any, where: Any, out: Any) -> Lazy:
     return _elementwise(_core.log_softmax, np.positive, -np.inf, x, axis, temperature, where, out)
 
 
@@ -110,7 +114,8 @@ def _elementwise(
     _refuse_out(out)
     dtype = floating_dtype(x.dtype, "x")
     axes = row_axes(axis, x.ndim)
-    if np.ndim(temperature):
+    temperature = _array(temperature, "temperature")
+    if temperature.ndim:
         temperature = _like(x, temperature, "temperature", axes)
     else:
         temperatures(temperature, (), ())
@@ -150,7 +155,7 @@ def _from_normaliser(from_logarithm: Callable[[Any], Any], dtype: np.dtype[Any],
 # ---- logsumexp --------------------------------------------------------------------------
 
 
-def _logsumexp(
+def logsumexp(
     x: Lazy, axis: Any, b: Any, keepdims: bool, return_sign: bool, where: Any, out: Any
 ) -> Lazy | tuple[Lazy, Lazy]:
     _refuse_out(out)
@@ -220,7 +225,7 @@ def _nan_where_negative(value: Any, sign: Any) -> Any:
 # ---- Cross-entropy ----------------------------------------------------------------------
 
 
-def _softmax_cross_entropy(
+def softmax_cross_entropy(
     logits: Lazy,
     labels: Any,
     axis: int,
@@ -272,7 +277,8 @@ def _softmax_cross_entropy(
 
     one_value = (*logits.chunks[:axis], (1,) * logits.numblocks[axis], *logits.chunks[axis + 1 :])
     if _in_one_chunk(logits, (axis,)):
-        options = {"weight": weight, "ignore_index": ignored, "label_smoothing": smoothing, "z_loss": z}
+        chosen = None if weight is None else class_weight
+        options = {"weight": chosen, "ignore_index": ignored, "label_smoothing": smoothing, "z_loss": z}
         function = functools.partial(_whole_losses, axis, is_index, options)
         computed = computed_in(dtype)
         losses = _map(function, computed, logits.astype(computed), targets, row_weight, chunks=one_value)
@@ -334,7 +340,7 @@ def _partial_losses(
 @np.errstate(all="ignore")
 def _finished_losses(z: float, losses: Any, row_max: Any, log_sum: Any, label_weight: Any, row_weight: Any) -> Any:
     if z:
-        losses = losses + z * label_weight * (row_max + log_sum) ** 2
+        losses = losses + np.where(label_weight == 0, 0, z * label_weight * (row_max + log_sum) ** 2)
     return np.where(row_weight == 0, 0, row_weight * losses)
 
 
@@ -344,8 +350,8 @@ def _quotient(total: Any, counted: Any) -> Any:
 
 
 _LAZY: dict[str, Callable[..., Lazy]] = {
-    "softmax": _softmax,
-    "log_softmax": _log_softmax,
-    "logsumexp": _logsumexp,
-    "softmax_cross_entropy": _softmax_cross_entropy,
+    "softmax": softmax,
+    "log_softmax": log_softmax,
+    "logsumexp": logsumexp,
+    "softmax_cross_entropy": softmax_cross_entropy,
 }

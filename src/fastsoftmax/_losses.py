@@ -121,6 +121,7 @@ def _prepare(
 
 
 def cross_entropy(
+    function: str,
     logits: ArrayLike,
     labels: ArrayLike,
     axis: int,
@@ -135,8 +136,11 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     reduction: Reduction = "mean",
+    **unknown: Any,
 ) -> tuple[Any, Any]:
-    """Loss and gradient, None for the one that is not wanted."""
+    """Loss and gradient, None for the one that is not wanted; errors name the public function."""
+    if unknown:
+        raise TypeError(f"{function}() got an unexpected keyword argument {next(iter(unknown))!r}")
     rows = _prepare(logits, labels, axis, weight, sample_weight)
     smoothing, z = checked_scalars(label_smoothing, z_loss, reduction)
     options: dict[str, Any] = {"label_smoothing": smoothing, "z_loss": z}
@@ -205,7 +209,7 @@ def checked_ignore_index(ignore_index: int, labels_are_indices: bool) -> int:
 
 @adapts_containers("rows")
 def softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike, axis: int, **options: Unpack[LossOptions]) -> Any:
-    return cross_entropy(logits, labels, axis, True, False, None, None, **options)[0]
+    return cross_entropy("softmax_cross_entropy", logits, labels, axis, True, False, None, None, **options)[0]
 
 
 @adapts_containers("elements")
@@ -217,7 +221,7 @@ def softmax_cross_entropy_grad(
     out: Array | None,
     **options: Unpack[LossOptions],
 ) -> Any:
-    return cross_entropy(logits, labels, axis, False, True, grad_loss, out, **options)[1]
+    return cross_entropy("softmax_cross_entropy_grad", logits, labels, axis, False, True, grad_loss, out, **options)[1]
 
 
 @adapts_containers("rows", "elements")
@@ -229,7 +233,9 @@ def softmax_cross_entropy_value_and_grad(
     out: Array | None,
     **options: Unpack[LossOptions],
 ) -> tuple[Any, Any]:
-    return cross_entropy(logits, labels, axis, True, True, grad_loss, out, **options)
+    return cross_entropy(
+        "softmax_cross_entropy_value_and_grad", logits, labels, axis, True, True, grad_loss, out, **options
+    )
 
 
 @adapts_containers("elements", "elements")

@@ -8,11 +8,8 @@ from typing import Any
 
 import xarray
 
-from fastsoftmax._adapters import Result, is_argument, map_arguments
+from fastsoftmax._adapters import BROADCAST, OUTS, Result, is_argument, map_arguments
 from fastsoftmax._arrays import row_axes
-
-# Arguments that broadcast against the first one.
-_BROADCAST = ("b", "temperature", "where")
 
 
 def call(function: Callable[..., Any], results: tuple[Result, ...], bound: BoundArguments) -> Any:
@@ -28,7 +25,7 @@ def call(function: Callable[..., Any], results: tuple[Result, ...], bound: Bound
             return value
         try:
             xarray.align(x, value, join="exact", copy=False)
-            if name in _BROADCAST:
+            if name in BROADCAST:
                 value = value.expand_dims([d for d in x.dims if d not in value.dims])
             return value.transpose(*(d for d in x.dims if d in value.dims)).data
         except ValueError as error:
@@ -40,12 +37,12 @@ def call(function: Callable[..., Any], results: tuple[Result, ...], bound: Bound
         if kind == "elements":
             return xarray.DataArray(value, x.coords, x.dims, x.name, x.attrs)
         keepdims = bound.arguments.get("keepdims", False)
+        gone = range(x.ndim) if value.ndim == 0 else axes
+        if value.shape != tuple(1 if d in gone else n for d, n in enumerate(x.shape) if keepdims or d not in gone):
+            return value  # several picks a row, or b has stretched x
         if keepdims:
             value = value.squeeze(axes)
-        if value.ndim not in (0, x.ndim - len(axes)):  # several picks a row
-            return value
-        gone = x.dims if value.ndim == 0 else [x.dims[d] for d in axes]
-        return x.reduce(lambda data, axis: value, gone, keep_attrs=True, keepdims=keepdims)
+        return x.reduce(lambda data, axis: value, [x.dims[d] for d in gone], keep_attrs=True, keepdims=keepdims)
 
     map_arguments(bound, positional)
     value = function(*bound.args, **bound.kwargs)
@@ -55,13 +52,17 @@ def call(function: Callable[..., Any], results: tuple[Result, ...], bound: Bound
 
 
 def _positions(axis: Any, x: Any) -> Any:
-    """Names of dimensions as positions; numbers and None as they are."""
+    """Names of dimensions as positions from the back, as b may put more in front; numbers and None as they are."""
     if isinstance(axis, tuple):
         return tuple(_positions(a, x) for a in axis)
-    return x.get_axis_num(axis) if isinstance(axis, str) else axis
+    return x.get_axis_num(axis) - x.ndim if isinstance(axis, str) else axis
 
 
 def _of_each_variable(function: Callable[..., Any], first: str, x: Any, bound: BoundArguments) -> Any:
+    for name in OUTS:
+        out = bound.arguments.get(name)
+        if out is not None:
+            raise TypeError(f"{name} is a {type(out).__name__}, expected None: a Dataset's results are in a new one")
     values = []
     for variable in x.data_vars.values():
         bound.arguments[first] = variable
@@ -72,4 +73,11 @@ def _of_each_variable(function: Callable[..., Any], first: str, x: Any, bound: B
 
 
 def _dataset(values: Iterable[Any], like: Any) -> Any:
-    return xarray.Dataset(dict(zip(like.data_vars, values, strict=True)), attrs=like.attrs)
+    variables = dict(zip(like.data_vars, values, strict=True))
+    for name, value in variables.items():
+        if not isinstance(value, xarray.DataArray):
+            raise ValueError(
+                f"the result for {name!r} has shape {value.shape}, which its dimensions do not describe: "
+                "call the function with each DataArray of the Dataset"
+            )
+    return xarray.Dataset(variables, attrs=like.attrs)
