@@ -69,7 +69,8 @@ static struct plan make_plan(struct fsm_job *job, const struct kernels *kernels)
     if (plan.group_rows < 1) plan.group_rows = 1;
 
     /* Longer rows would push each other out of the second-level cache; others are read from a copy. */
-    if (!plan.vertical && x->axis_stride == itemsize && plan.group_rows * row_bytes <= PREFETCH_BYTES)
+    if (!plan.vertical && x->axis_stride == itemsize && job->shape[last] > plan.group_rows &&
+        plan.group_rows * row_bytes <= PREFETCH_BYTES)
         plan.ahead = plan.group_rows * x->strides[last] / itemsize;
 
     int can_stream = job->operation == FSM_SOFTMAX || job->operation == FSM_LOG_SOFTMAX ||

@@ -6,7 +6,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-static _Thread_local int thread_number, team_size = 1;
+static _Thread_local int thread_number, team_size = 1, most_threads = 4;
 
 struct member {
     pthread_t thread;
@@ -48,6 +48,7 @@ void GOMP_parallel(void (*work)(void *), void *context, unsigned size, unsigned 
 int omp_get_thread_num(void) { return thread_number; }
 int omp_get_num_threads(void) { return team_size; }
 int omp_in_parallel(void) { return team_size > 1; }
-int omp_get_max_threads(void) { return 4; }
+int omp_get_max_threads(void) { return most_threads; }
+void omp_set_num_threads(int threads) { most_threads = threads; }
 int omp_get_thread_limit(void) { return 64; }
 int omp_get_num_procs(void) { return 4; }
