@@ -10,7 +10,8 @@
 
 #include "group.h"
 
-/* As much as a core has on its way from memory while it waits for the first line of it. */
+/* From where on the next lines are asked for. Measured with softmax of (1, 2048, 1024), whose panels
+ * take 256 bytes of a line: one line ahead is too late, 0.77 of JAX's speed against 0.95 with these. */
 #define AHEAD_BYTES ((ptrdiff_t)4096)
 
 static void *group_scratch(const struct plan *plan, void *scratch, ptrdiff_t group)

@@ -192,8 +192,8 @@ void release_team(int team)
 
 #ifdef _OPENMP
 /* Each thread begins with a run of its own, the same from call to call, so that it finds again
- * what its caches hold. It takes the run in steps, and then helps with the others' runs: on a
- * busy machine nobody waits for a thread that has lost its processor but for one step. */
+ * what its caches hold. It takes the run in steps, and then helps with the others' runs: who
+ * comes late finds the work done. (OpenMP's region still ends only when every thread has come.) */
 #define MOST_RUNS 64
 #define STEPS_OF_A_RUN 8
 

@@ -127,6 +127,17 @@ def test_threads_at_every_length(first, dtype, threads):
                 assert_same_bytes(cases.results(case, fsm, rows), expected, (case, n, count))
 
 
+def test_more_threads_than_runs_of_work(dtype, threads):
+    """parallel.c cuts the work into 64 runs at most; other threads only help."""
+    for n in (10, 1000, PARALLEL + 3):
+        rows = cases.make_rows(max(1, PARALLEL // n), n, dtype)
+        for case in ("softmax", "logsumexp", "loss sum, indices, "):
+            threads(1)
+            expected = cases.results(case, fsm, rows)
+            threads(100)
+            assert_same_bytes(cases.results(case, fsm, rows), expected, (case, n))
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3, 5])
 @pytest.mark.parametrize("n", [65_536, 100_003, 524_289])
 def test_threads_on_few_long_rows(rows, n, dtype, threads):
@@ -250,7 +261,7 @@ def test_in_place(dtype):
 
 def test_streamed_output_has_the_same_bytes(dtype):
     """An output beyond the caches, in fresh memory or in place, and the same rows in a small one."""
-    for n in (100, 1000, 5000, 50_000):
+    for n in (100, 1000, 1003, 5000, 50_000):  # rows of 1000 and 1003 share lines of memory with their neighbours
         few = cases.make_rows(20, n, dtype)
         copies = 40_000_000 // (20 * n * few.x.itemsize)
         many = few.map(lambda a, copies=copies: np.tile(a, (copies, *[1] * (a.ndim - 1))))
