@@ -24,7 +24,7 @@ AVX512 = [*AVX2, "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mprefe
 OPTIONS = {"scalar": (16, []), "neon": (16, []), "avx2": (32, AVX2), "avx512": (64, AVX512)}
 
 #: Bytes from which the library writes past the caches (STREAM_BYTES in csrc/run.c).
-STREAM_BYTES = 24 << 20
+STREAM_BYTES = 16 << 20
 
 
 @cache

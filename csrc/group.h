@@ -163,9 +163,17 @@ static void point_to_rows(const struct plan *plan, struct group *group, enum fsm
     rows->is_regular =
         group->count == LANES && (inner == 0 || group->first_row % job->shape[inner] + LANES <= job->shape[inner]);
     if (rows->is_regular) return;
+    ptrdiff_t inner_row = inner == 0 ? 0 : group->first_row % job->shape[inner];
+    char *start = rows->first;
     for (ptrdiff_t lane = 0; lane < LANES; lane++) {
-        ptrdiff_t row = group->first_row + (lane < group->count ? lane : group->count - 1);
-        rows->lane[lane] = operand->data + row_offset(job, operand, row);
+        rows->lane[lane] = start;
+        if (lane + 1 >= group->count) continue;
+        inner_row++;
+        start += rows->row_stride;
+        if (inner > 0 && inner_row == job->shape[inner]) {
+            inner_row = 0;
+            start = operand->data + row_offset(job, operand, group->first_row + lane + 1);
+        }
     }
 }
 

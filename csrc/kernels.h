@@ -17,8 +17,11 @@
  * (64 bytes a step) takes 256 KiB: it stays in a core's L2 cache. */
 #define BLOCK ((ptrdiff_t)4096)
 
-/* Groups that go through each phase one after the other, at most. */
-#define BATCH_GROUPS ((ptrdiff_t)8)
+/* Groups of a batch, at most. */
+#define BATCH_GROUPS 8
+
+/* Bytes of a panel's columns in each line of memory: a page. */
+#define PANEL_LINE_BYTES ((ptrdiff_t)4096)
 
 /* What the driver found out about a job, the same for all of its threads. */
 struct plan {
@@ -26,11 +29,14 @@ struct plan {
     int vertical;
     int present_count; /* of the job's operands, and their names */
     enum fsm_operand_name present[FSM_OPERANDS];
-    int streamed;          /* outputs go past the caches */
+    int streamed;          /* outputs of horizontal groups go past the caches */
+    int streams_panels;    /* those of panels do */
+    ptrdiff_t skew;        /* the first group has so many rows less: the next ones' outputs are aligned */
     ptrdiff_t group_rows;  /* at most */
     ptrdiff_t ahead;       /* reals from a row of x to the same one of the next group, which is fetched ahead */
     ptrdiff_t strip_bytes; /* of one strip of scratch memory */
-    ptrdiff_t panel_groups;        /* read and written together, see panel.h */
+    ptrdiff_t batch_groups;        /* at most BATCH_GROUPS: they go through each phase one after the other */
+    ptrdiff_t panel_groups;        /* read and written together, see panel.h; 0: none are */
     ptrdiff_t group_scratch_bytes; /* of each of them */
     ptrdiff_t scratch_bytes;       /* of a thread */
 };

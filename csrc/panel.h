@@ -1,64 +1,173 @@
-/* Panels: vertical groups side by side, whose strips are read and written together.
+/* Panels: vertical groups of columns side by side, whose strips are read and written together.
  *
  * A group of columns takes 64 bytes of each line of memory that lies along its rows. Lines a
  * power of two apart share a few places in every cache, and what the processor fetched ahead
- * of one group's turn would be gone by the next one's: so a panel takes up to a page's worth
- * of neighbouring columns from each line, in one run, and asks for the next lines' meanwhile:
- * what the processor fetches ahead by itself ends with the page. */
+ * of one group's turn would be gone by the next one's. So a panel takes a page's worth of
+ * neighbouring columns from each line, in long runs, and asks for lines further on. What has to
+ * be done once with every element is done on the way: the max, the last multiplication. */
 #ifndef FASTSOFTMAX_PANEL_H
 #define FASTSOFTMAX_PANEL_H
 
 #include "group.h"
 
-/* From where on the next lines are asked for. Measured with softmax of (1, 2048, 1024), whose panels
- * take 256 bytes of a line: one line ahead is too late, 0.77 of JAX's speed against 0.95 with these. */
+/* At most. */
+#define PANEL_GROUPS (PANEL_LINE_BYTES / VECTOR_BYTES)
+/* Lines of which a run of BATCH_GROUPS groups is read before the next run: the extremes of those
+ * groups stay in registers, the run is as long as the processor's own fetching ahead needs. */
+#define TILE_LINES 8
+/* From where on the next lines are asked for. */
 #define AHEAD_BYTES ((ptrdiff_t)4096)
+
+/* What is left to do with an element when it is written. */
+enum last_step { COPY, SCALE, TO_LOG };
+
+struct panel {
+    ptrdiff_t first_row, groups;
+    struct extremes extremes[PANEL_GROUPS];
+    union {
+        struct {
+            struct pair factor;
+            vec certain_above;
+        };
+        struct {
+            vec row_max, log_sum;
+        };
+    } last_step[PANEL_GROUPS];
+};
 
 static void *group_scratch(const struct plan *plan, void *scratch, ptrdiff_t group)
 {
     return (char *)scratch + group * plan->group_scratch_bytes;
 }
 
-/* Rows [first, last) are whole groups of neighbouring columns. */
-static int lie_side_by_side(const struct plan *plan, enum fsm_operand_name name, ptrdiff_t first, ptrdiff_t last)
+static real *strip_of_group(const struct plan *plan, void *scratch, ptrdiff_t group)
 {
-    const struct fsm_job *job = plan->job;
-    int inner = job->dimensions - 1;
-    return (last - first) % LANES == 0 && job->operands[name].strides[inner] == (ptrdiff_t)sizeof(real) &&
-           first % job->shape[inner] + (last - first) <= job->shape[inner];
+    return strip_memory(plan, group_scratch(plan, scratch, group), STRIP_X);
 }
 
-/* So many lines of a panel make the bytes that should be on their way. */
-INLINE ptrdiff_t lines_ahead(ptrdiff_t bytes) { return bytes < AHEAD_BYTES ? AHEAD_BYTES / bytes : 1; }
+/* Whole groups of neighbouring columns from this row on, as many as a panel takes. */
+static ptrdiff_t groups_of_panel(const struct plan *plan, ptrdiff_t row, ptrdiff_t last)
+{
+    if (plan->panel_groups == 0 || (row + plan->skew) % LANES != 0) return 0;
+    const struct fsm_job *job = plan->job;
+    ptrdiff_t inner = job->shape[job->dimensions - 1], left = inner - row % inner;
+    if (left > last - row) left = last - row;
+    return left / LANES < plan->panel_groups ? left / LANES : plan->panel_groups;
+}
 
-static void read_panel(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *scratch)
+/* The line that should be on its way when the panel's line i is: of the next panel after the last one. */
+INLINE const char *line_ahead(const char *line, ptrdiff_t i, ptrdiff_t n, ptrdiff_t stride, ptrdiff_t run_bytes,
+                              ptrdiff_t panel_bytes)
+{
+    ptrdiff_t ahead = run_bytes < AHEAD_BYTES ? AHEAD_BYTES / run_bytes : 1;
+    if (ahead > n) ahead = n;
+    return i + ahead < n ? line + ahead * stride : line + (ahead - n) * stride + panel_bytes;
+}
+
+/* Lines [first, last) of `count` groups, a constant. */
+INLINE void read_tile(const struct plan *plan, struct panel *panel, ptrdiff_t first_group, int count, ptrdiff_t first,
+                      ptrdiff_t last, const char *start, void *scratch)
+{
+    ptrdiff_t n = plan->job->n, stride = plan->job->operands[FSM_X].axis_stride;
+    real *strips[BATCH_GROUPS];
+    struct extremes found[BATCH_GROUPS];
+    for (int g = 0; g < count; g++) {
+        strips[g] = strip_of_group(plan, scratch, first_group + g);
+        found[g] = first == 0 ? no_extremes() : panel->extremes[first_group + g];
+    }
+    for (ptrdiff_t i = first; i < last; i++) {
+        const char *line = start + i * stride + first_group * VECTOR_BYTES;
+        const char *ahead = line_ahead(line, i, n, stride, count * VECTOR_BYTES, panel->groups * VECTOR_BYTES);
+        for (int g = 0; g < count; g++) {
+            prefetch(ahead + g * VECTOR_BYTES);
+            vec elements = load((const real *)(const void *)line + g * LANES);
+            store(strips[g] + i * LANES, elements);
+            found[g] = with_elements(found[g], elements);
+        }
+    }
+    for (int g = 0; g < count; g++) panel->extremes[first_group + g] = found[g];
+}
+
+static void read_panel(const struct plan *plan, struct panel *panel, void *scratch)
 {
     const struct fsm_operand *x = &plan->job->operands[FSM_X];
-    const char *start = x->data + row_offset(plan->job, x, first);
-    ptrdiff_t groups = (last - first) / LANES, bytes = groups * VECTOR_BYTES, ahead = lines_ahead(bytes);
-    for (ptrdiff_t i = 0; i < plan->job->n; i++) {
-        const char *line = start + i * x->axis_stride;
-        for (ptrdiff_t at = 0; at < bytes && i + ahead < plan->job->n; at += LINE_BYTES)
-            prefetch(line + ahead * x->axis_stride + at);
-        for (ptrdiff_t g = 0; g < groups; g++)
-            store(strip_memory(plan, group_scratch(plan, scratch, g), STRIP_X) + i * LANES,
-                  load((const real *)(const void *)line + g * LANES));
+    const char *start = x->data + row_offset(plan->job, x, panel->first_row);
+    ptrdiff_t n = plan->job->n, lines = panel->groups > BATCH_GROUPS ? TILE_LINES : n;
+    for (ptrdiff_t i = 0; i < n; i += lines) {
+        ptrdiff_t end = i + lines < n ? i + lines : n;
+        for (ptrdiff_t g = 0; g < panel->groups; g += BATCH_GROUPS) {
+            ptrdiff_t count = panel->groups - g < BATCH_GROUPS ? panel->groups - g : BATCH_GROUPS;
+#define READ(count) read_tile(plan, panel, g, count, i, end, start, scratch)
+            WITH_CONSTANT(count, BATCH_GROUPS, READ)
+#undef READ
+        }
     }
 }
 
-static void write_panel(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *scratch)
+static enum last_step last_step_of(const struct plan *plan)
+{
+    if (plan->job->operation == FSM_SOFTMAX) return SCALE;
+    if (plan->job->operation == FSM_LOG_SOFTMAX && !is_scaled(plan)) return TO_LOG;
+    return COPY;
+}
+
+static void set_last_step(const struct plan *plan, struct panel *panel, ptrdiff_t g, const struct group *group)
+{
+    if (last_step_of(plan) == SCALE) {
+        panel->last_step[g].factor = group->factor;
+        panel->last_step[g].certain_above = group->certain_above;
+    } else {
+        panel->last_step[g].row_max = group->row_max;
+        panel->last_step[g].log_sum = group->log_sum.high;
+    }
+}
+
+INLINE vec after_last_step(const struct panel *panel, ptrdiff_t g, vec element, enum last_step step)
+{
+    switch (step) {
+    case SCALE: return certain_or(scaled(element, panel->last_step[g].factor), panel->last_step[g].certain_above);
+    case TO_LOG: return (element - panel->last_step[g].row_max) - panel->last_step[g].log_sum;
+    default: return element;
+    }
+}
+
+/* `step` and `streamed` are constants. */
+INLINE void write_lines(const struct plan *plan, const struct panel *panel, void *scratch, enum last_step step,
+                        int streamed)
 {
     const struct fsm_operand *out = &plan->job->operands[FSM_OUT];
-    char *start = out->data + row_offset(plan->job, out, first);
-    ptrdiff_t groups = (last - first) / LANES, bytes = groups * VECTOR_BYTES, ahead = lines_ahead(bytes);
-    for (ptrdiff_t i = 0; i < plan->job->n; i++) {
-        char *line = start + i * out->axis_stride;
-        for (ptrdiff_t at = 0; at < bytes && i + ahead < plan->job->n; at += LINE_BYTES)
-            prefetch_to_write(line + ahead * out->axis_stride + at);
-        for (ptrdiff_t g = 0; g < groups; g++)
-            store((real *)(void *)line + g * LANES,
-                  load(strip_memory(plan, group_scratch(plan, scratch, g), STRIP_X) + i * LANES));
+    char *line = out->data + row_offset(plan->job, out, panel->first_row);
+    ptrdiff_t strip_reals = plan->group_scratch_bytes / (ptrdiff_t)sizeof(real), n = plan->job->n;
+    ptrdiff_t bytes = panel->groups * VECTOR_BYTES;
+    const real *strip = strip_of_group(plan, scratch, 0);
+    for (ptrdiff_t i = 0; i < n; i++, line += out->axis_stride) {
+        const char *ahead = line_ahead(line, i, n, out->axis_stride, bytes, bytes);
+        for (ptrdiff_t g = 0; g < panel->groups; g++) {
+            vec element = after_last_step(panel, g, load(strip + g * strip_reals + i * LANES), step);
+            real *to = (real *)(void *)line + g * LANES;
+            if (streamed) {
+                stream(to, element);
+            } else {
+                prefetch_to_write(ahead + g * VECTOR_BYTES);
+                store(to, element);
+            }
+        }
     }
+}
+
+static void write_panel(const struct plan *plan, const struct panel *panel, void *scratch)
+{
+#define WRITE(step)                                                                                \
+    do {                                                                                           \
+        if (plan->streams_panels) write_lines(plan, panel, scratch, step, 1);                            \
+        else write_lines(plan, panel, scratch, step, 0);                                           \
+    } while (0)
+    switch (last_step_of(plan)) {
+    case SCALE: WRITE(SCALE); break;
+    case TO_LOG: WRITE(TO_LOG); break;
+    case COPY: WRITE(COPY); break;
+    }
+#undef WRITE
 }
 
 #endif

@@ -319,9 +319,13 @@ static struct extremes extremes_across_lanes(struct extremes of_row[LANES], ptrd
     return of_row[0];
 }
 
-INLINE struct extremes with_elements(struct extremes so_far, const real *x)
+INLINE struct extremes no_extremes(void)
 {
-    vec elements = load(x);
+    return (struct extremes){splat(-(real)__builtin_inf()), splat((real)__builtin_inf())};
+}
+
+INLINE struct extremes with_elements(struct extremes so_far, vec elements)
+{
     return (struct extremes){max(elements, so_far.max), min(elements, so_far.min)};
 }
 
@@ -329,15 +333,15 @@ INLINE struct extremes with_elements(struct extremes so_far, const real *x)
 static struct extremes extremes_of_strip(const real *x, ptrdiff_t size)
 {
     /* Four independent chains: one would wait for each max in turn. */
-    struct extremes a = {splat(-(real)__builtin_inf()), splat((real)__builtin_inf())}, b = a, c = a, d = a;
+    struct extremes a = no_extremes(), b = a, c = a, d = a;
     ptrdiff_t i = 0;
     for (; i + 4 * LANES <= size; i += 4 * LANES) {
-        a = with_elements(a, x + i);
-        b = with_elements(b, x + i + LANES);
-        c = with_elements(c, x + i + 2 * LANES);
-        d = with_elements(d, x + i + 3 * LANES);
+        a = with_elements(a, load(x + i));
+        b = with_elements(b, load(x + i + LANES));
+        c = with_elements(c, load(x + i + 2 * LANES));
+        d = with_elements(d, load(x + i + 3 * LANES));
     }
-    for (; i + LANES <= size; i += LANES) a = with_elements(a, x + i);
+    for (; i + LANES <= size; i += LANES) a = with_elements(a, load(x + i));
     if (i < size) {
         b.max = max(load_first(x + i, size - i, -(real)__builtin_inf()), b.max);
         b.min = min(load_first(x + i, size - i, (real)__builtin_inf()), b.min);
@@ -345,11 +349,12 @@ static struct extremes extremes_of_strip(const real *x, ptrdiff_t size)
     return join(join(a, b), join(c, d));
 }
 
+INLINE vec scaled(vec e, struct pair factor) { return fma_(e, factor.high, e * factor.low); }
+
 /* out = e * factor */
 INLINE void scale_step(ptrdiff_t i, ptrdiff_t lanes, const real *e, real *out, struct pair factor)
 {
-    vec value = load_lanes(e + i, lanes);
-    store_lanes(out + i, lanes, fma_(value, factor.high, value * factor.low));
+    store_lanes(out + i, lanes, scaled(load_lanes(e + i, lanes), factor));
 }
 
 static void write_scaled(const real *e, real *out, ptrdiff_t size, struct pair factor)
@@ -357,11 +362,12 @@ static void write_scaled(const real *e, real *out, ptrdiff_t size, struct pair f
     EACH_VECTOR(size, scale_step, e, out, factor);
 }
 
-/* out = 1 where it is above the bound */
+/* 1 where the probability is above the bound */
+INLINE vec certain_or(vec probability, vec bound) { return choose(less(bound, probability), splat(1), probability); }
+
 INLINE void certain_step(ptrdiff_t i, ptrdiff_t lanes, real *out, vec bound)
 {
-    vec value = load_lanes(out + i, lanes);
-    store_lanes(out + i, lanes, choose(less(bound, value), splat(1), value));
+    store_lanes(out + i, lanes, certain_or(load_lanes(out + i, lanes), bound));
 }
 
 /* out = e * factor - scale * targets */
@@ -391,8 +397,7 @@ INLINE ptrdiff_t until_aligned(const real *out, ptrdiff_t size)
 /* out = e * factor */
 INLINE void stream_scaled_step(ptrdiff_t i, ptrdiff_t lanes, const real *e, real *out, struct pair factor)
 {
-    vec value = load_lanes(e + i, lanes);
-    value = fma_(value, factor.high, value * factor.low);
+    vec value = scaled(load_lanes(e + i, lanes), factor);
     if (lanes == LANES) stream(out + i, value);
     else stream_first(out + i, lanes, value);
 }

@@ -296,19 +296,25 @@ static int writes_elements(const struct plan *plan)
     return has(plan, FSM_OUT) && plan->job->operation != FSM_SELECT;
 }
 
-/* Each phase of all the groups before the next: where a phase waits for the end of a long
- * chain of operations, another group's is under way. */
-static void run_groups(const struct plan *plan, struct group *groups, ptrdiff_t count, real *losses, void *scratch)
+/* A batch: each phase of all its groups before the next, so that where a phase waits for the end
+ * of a long chain of operations, another group's is under way. Returns the number of its groups. */
+static ptrdiff_t begin_batch(const struct plan *plan, struct group *groups, ptrdiff_t most, ptrdiff_t first,
+                             ptrdiff_t last)
 {
-    for (ptrdiff_t g = 0; g < count; g++) {
-        struct extremes extremes, of_block;
-        max_phase(plan, &groups[g], 0, &extremes, group_scratch(plan, scratch, g));
-        for (ptrdiff_t block = 1; block < blocks(plan); block++) {
-            max_phase(plan, &groups[g], block, &of_block, group_scratch(plan, scratch, g));
-            extremes = join(extremes, of_block);
-        }
-        end_max(plan, &groups[g], &extremes, 1);
+    ptrdiff_t count = 0;
+    for (ptrdiff_t row = first; count < most && row < last; count++) {
+        ptrdiff_t end = row + plan->group_rows - (row + plan->skew) % plan->group_rows;
+        if (end > last) end = last;
+        begin(plan, &groups[count], row, end);
+        row = end;
     }
+    return count;
+}
+
+static void sum_batch(const struct plan *plan, struct group *groups, ptrdiff_t count, const struct extremes *extremes,
+                      real *losses, void *scratch)
+{
+    for (ptrdiff_t g = 0; g < count; g++) end_max(plan, &groups[g], &extremes[g], 1);
     for (ptrdiff_t g = 0; g < count; g++) {
         struct row_sums *sums = &groups[g].sums, of_block;
         sum_phase(plan, &groups[g], 0, sums, group_scratch(plan, scratch, g));
@@ -318,46 +324,73 @@ static void run_groups(const struct plan *plan, struct group *groups, ptrdiff_t 
         }
         end_sum(plan, &groups[g], sums, 1, losses ? losses + (groups[g].first_row - groups[0].first_row) : NULL);
     }
-    if (!writes_elements(plan)) return;
+}
+
+static void write_batch(const struct plan *plan, const struct group *groups, ptrdiff_t count, void *scratch)
+{
     for (ptrdiff_t g = 0; g < count; g++)
         for (ptrdiff_t block = 0; block < blocks(plan); block++)
             write_phase(plan, &groups[g], block, group_scratch(plan, scratch, g));
 }
 
-static void rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *losses, void *scratch)
+/* Returns the row after the last one of the batch. */
+static ptrdiff_t run_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch)
 {
     struct group groups[BATCH_GROUPS];
-    ptrdiff_t panel_rows = plan->panel_groups * plan->group_rows;
-    int in_scratch = stays_in_scratch(plan), writes = writes_elements(plan);
-    for (ptrdiff_t panel = first; panel < last; panel += panel_rows) {
-        ptrdiff_t panel_end = panel + panel_rows < last ? panel + panel_rows : last;
-        int read_together = in_scratch && !is_weighted(plan) && lie_side_by_side(plan, FSM_X, panel, panel_end);
-        int write_together = in_scratch && writes && lie_side_by_side(plan, FSM_OUT, panel, panel_end);
-        if (read_together) read_panel(plan, panel, panel_end, scratch);
-        ptrdiff_t row = panel;
-        for (ptrdiff_t done = 0; row < panel_end; done += BATCH_GROUPS) {
-            void *batch_scratch = group_scratch(plan, scratch, done);
-            ptrdiff_t count = 0;
-            while (count < BATCH_GROUPS && row < panel_end) {
-                ptrdiff_t end = row + plan->group_rows < panel_end ? row + plan->group_rows : panel_end;
-                begin(plan, &groups[count++], row, end);
-                row = end;
-            }
-            if (in_scratch && !read_together)
-                for (ptrdiff_t g = 0; g < count; g++) {
-                    read_x(plan, &groups[g], 0, 0, group_scratch(plan, batch_scratch, g));
-                    if (panel_end < last) prefetch_group(plan, &groups[g], panel_rows);
-                }
-            run_groups(plan, groups, count, losses ? (real *)losses + (groups[0].first_row - first) : NULL,
-                       batch_scratch);
-            if (in_scratch && writes && !write_together)
-                for (ptrdiff_t g = 0; g < count; g++)
-                    scatter_rows(&groups[g].rows[FSM_OUT], groups[g].count, 0, plan->job->n,
-                                 strip_memory(plan, group_scratch(plan, batch_scratch, g), STRIP_X));
-        }
-        if (write_together) write_panel(plan, panel, panel_end, scratch);
+    struct extremes extremes[BATCH_GROUPS], of_block;
+    int in_scratch = stays_in_scratch(plan);
+    /* Between panels there is one group at a time that is not whole. */
+    ptrdiff_t count = begin_batch(plan, groups, plan->panel_groups ? 1 : plan->batch_groups, first, last);
+    ptrdiff_t end = groups[count - 1].first_row + groups[count - 1].count;
+    for (ptrdiff_t g = 0; g < count && in_scratch; g++) {
+        read_x(plan, &groups[g], 0, 0, group_scratch(plan, scratch, g));
+        if (end < last) prefetch_group(plan, &groups[g], plan->batch_groups * plan->group_rows);
     }
-    if (plan->streamed) stream_fence();
+    for (ptrdiff_t g = 0; g < count; g++) {
+        max_phase(plan, &groups[g], 0, &extremes[g], group_scratch(plan, scratch, g));
+        for (ptrdiff_t block = 1; block < blocks(plan); block++) {
+            max_phase(plan, &groups[g], block, &of_block, group_scratch(plan, scratch, g));
+            extremes[g] = join(extremes[g], of_block);
+        }
+    }
+    sum_batch(plan, groups, count, extremes, losses, scratch);
+    if (!writes_elements(plan)) return end;
+    write_batch(plan, groups, count, scratch);
+    for (ptrdiff_t g = 0; g < count && in_scratch; g++)
+        scatter_rows(&groups[g].rows[FSM_OUT], groups[g].count, 0, plan->job->n, strip_of_group(plan, scratch, g));
+    return end;
+}
+
+static ptrdiff_t run_panel(const struct plan *plan, ptrdiff_t first, ptrdiff_t group_count, real *losses,
+                           void *scratch)
+{
+    struct panel panel;
+    struct group groups[BATCH_GROUPS];
+    ptrdiff_t end = first + group_count * LANES;
+    panel.first_row = first;
+    panel.groups = group_count;
+    read_panel(plan, &panel, scratch);
+    for (ptrdiff_t done = 0, count; done < group_count; done += count) {
+        void *batch_scratch = group_scratch(plan, scratch, done);
+        count = begin_batch(plan, groups, BATCH_GROUPS, first + done * LANES, end);
+        sum_batch(plan, groups, count, panel.extremes + done, losses ? losses + done * LANES : NULL, batch_scratch);
+        if (!writes_elements(plan)) continue;
+        if (last_step_of(plan) == COPY) write_batch(plan, groups, count, batch_scratch);
+        else
+            for (ptrdiff_t g = 0; g < count; g++) set_last_step(plan, &panel, done + g, &groups[g]);
+    }
+    if (writes_elements(plan)) write_panel(plan, &panel, scratch);
+    return end;
+}
+
+static void rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *losses, void *scratch)
+{
+    for (ptrdiff_t row = first; row < last;) {
+        real *row_losses = losses ? (real *)losses + (row - first) : NULL;
+        ptrdiff_t groups = groups_of_panel(plan, row, last);
+        row = groups ? run_panel(plan, row, groups, row_losses, scratch) : run_batch(plan, row, last, row_losses, scratch);
+    }
+    if (plan->streamed || plan->streams_panels) stream_fence();
 }
 
 const struct kernels KERNELS = {

@@ -13,12 +13,11 @@
 #define ROW_ELEMENTS ((ptrdiff_t)16)
 /* Elements in a piece of rows, whose losses are added up by themselves. */
 #define PIECE_ELEMENTS ((ptrdiff_t)4096)
-/* Bytes of output from which it is written past the caches: it would not stay in them. */
-#define STREAM_BYTES ((ptrdiff_t)24 << 20)
+/* Bytes of output from which it is written past the caches: with as much input it would not stay in
+ * 32 MB of them. Measured there: faster from 12 MB on, and from 16 MB on even if it is read at once. */
+#define STREAM_BYTES ((ptrdiff_t)16 << 20)
 /* Bytes of the longest row whose exponentials wait in a thread's own memory meanwhile. */
 #define STREAM_ROW_BYTES ((ptrdiff_t)512 << 10)
-/* Bytes of a panel's columns in each line of memory: a page. */
-#define PANEL_LINE_BYTES ((ptrdiff_t)4096)
 /* Bytes of the strips of a panel: they stay in a core's second-level cache. */
 #define PANEL_BYTES ((ptrdiff_t)512 << 10)
 /* Bytes of the rows of a horizontal group, or of the strips of a batch of short rows: with what
@@ -33,53 +32,90 @@
 
 static ptrdiff_t round_up(ptrdiff_t value, ptrdiff_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
+static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+static ptrdiff_t most(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
+static ptrdiff_t at_least_one(ptrdiff_t value) { return most(value, 1); }
+
 static int has(const struct fsm_job *job, enum fsm_operand_name name) { return job->operands[name].data != NULL; }
 
 static int writes_elements(const struct fsm_job *job) { return has(job, FSM_OUT) && job->operation != FSM_SELECT; }
 
-static struct plan make_plan(struct fsm_job *job, const struct kernels *kernels)
+/* Neighbouring rows lie one element apart, so that a vector takes an element of each. */
+static int are_columns(const struct fsm_job *job, const struct fsm_operand *operand, ptrdiff_t lanes)
 {
     ptrdiff_t itemsize = job->is_double ? 8 : 4;
-    struct plan plan = {.job = job};
     int last = job->dimensions - 1;
-    /* Neighbouring columns, or short rows, make a vertical group. */
+    return operand->axis_stride != itemsize && operand->strides[last] == itemsize && job->shape[last] >= lanes / 2;
+}
+
+/* Every line of a panel's output begins as its first one does, relative to a line of the cache. */
+static int are_lines_alike(const struct fsm_job *job, const struct fsm_operand *operand, ptrdiff_t lanes)
+{
+    int last = job->dimensions - 1;
+    if (operand->axis_stride % ALIGNMENT != 0 || (last > 0 && job->shape[last] % lanes != 0)) return 0;
+    for (int d = 0; d < last; d++)
+        if (operand->strides[d] % ALIGNMENT != 0) return 0;
+    return 1;
+}
+
+static void plan_vertical(struct plan *plan, const struct kernels *kernels, int columns)
+{
+    const struct fsm_job *job = plan->job;
+    const struct fsm_operand *out = &job->operands[FSM_OUT];
+    ptrdiff_t itemsize = job->is_double ? 8 : 4, groups = (job->rows - 1) / kernels->lanes + 1;
+    plan->group_rows = kernels->lanes;
+    plan->batch_groups = 1;
+    if (job->n > BLOCK) return;
+    plan->batch_groups = at_least_one(least(least(GROUP_BYTES / plan->strip_bytes, BATCH_GROUPS), groups));
+    int is_weighted = job->operation == FSM_LOGSUMEXP && has(job, FSM_SECOND);
+    if (!columns || is_weighted || job->shape[job->dimensions - 1] < 2 * kernels->lanes ||
+        (writes_elements(job) && !are_columns(job, out, kernels->lanes)))
+        return;
+    /* Wide ones, but not so wide that a thread would have less than two. */
+    ptrdiff_t line_groups = PANEL_LINE_BYTES / (kernels->lanes * itemsize);
+    line_groups = least(line_groups, most(groups / (2 * thread_limit()), BATCH_GROUPS));
+    plan->panel_groups = at_least_one(least(PANEL_BYTES / plan->strip_bytes, line_groups));
+    if (!writes_elements(job) || job->sum_losses || job->n * itemsize * job->rows < STREAM_BYTES ||
+        !are_lines_alike(job, out, kernels->lanes))
+        return;
+    plan->streams_panels = 1;
+    plan->skew = (ptrdiff_t)((uintptr_t)out->data / (uintptr_t)itemsize) % kernels->lanes;
+}
+
+static void plan_horizontal(struct plan *plan, const struct kernels *kernels)
+{
+    const struct fsm_job *job = plan->job;
     const struct fsm_operand *x = &job->operands[FSM_X], *out = &job->operands[FSM_OUT];
-    int columns =
-        x->axis_stride != itemsize && x->strides[last] == itemsize && job->shape[last] >= kernels->lanes / 2;
-    plan.vertical = job->n < kernels->short_row || columns;
-    for (int name = 0; name < FSM_OPERANDS; name++)
-        if (has(job, name)) plan.present[plan.present_count++] = name;
-    ptrdiff_t length = job->n < BLOCK ? job->n : BLOCK, row_bytes = job->n * itemsize;
-    plan.strip_bytes = round_up(length * (plan.vertical ? kernels->lanes : 1) * itemsize, ALIGNMENT) + ALIGNMENT;
-    plan.group_scratch_bytes = STRIPS * plan.strip_bytes;
-    plan.panel_groups = 1;
-    if (plan.vertical && job->n <= BLOCK) {
-        plan.panel_groups = (columns ? PANEL_BYTES : GROUP_BYTES) / plan.strip_bytes;
-        ptrdiff_t most = columns ? PANEL_LINE_BYTES / (kernels->lanes * itemsize) : BATCH_GROUPS;
-        ptrdiff_t groups = (job->rows - 1) / kernels->lanes + 1;
-        if (most > groups) most = groups;
-        if (plan.panel_groups > most) plan.panel_groups = most;
-        if (plan.panel_groups < 1) plan.panel_groups = 1;
-    }
-    plan.scratch_bytes = plan.panel_groups * plan.group_scratch_bytes;
+    ptrdiff_t itemsize = job->is_double ? 8 : 4, row_bytes = job->n * itemsize;
+    int last = job->dimensions - 1;
+    plan->batch_groups = 1;
     /* The rows of a horizontal group share the work across lanes, but should stay in the
      * first-level cache between the phases. */
-    plan.group_rows = plan.vertical ? kernels->lanes : GROUP_BYTES / row_bytes;
-    if (plan.group_rows > kernels->lanes) plan.group_rows = kernels->lanes;
-    if (plan.group_rows < 1) plan.group_rows = 1;
-
+    plan->group_rows = at_least_one(least(GROUP_BYTES / row_bytes, kernels->lanes));
     /* Longer rows would push each other out of the second-level cache; others are read from a copy. */
-    if (!plan.vertical && x->axis_stride == itemsize && job->shape[last] > plan.group_rows &&
-        plan.group_rows * row_bytes <= PREFETCH_BYTES)
-        plan.ahead = plan.group_rows * x->strides[last] / itemsize;
-
+    if (x->axis_stride == itemsize && job->shape[last] > plan->group_rows &&
+        plan->group_rows * row_bytes <= PREFETCH_BYTES)
+        plan->ahead = plan->group_rows * x->strides[last] / itemsize;
     int can_stream = job->operation == FSM_SOFTMAX || job->operation == FSM_LOG_SOFTMAX ||
                      job->operation == FSM_CROSS_ENTROPY;
-    if (can_stream && has(job, FSM_OUT) && !plan.vertical && out->axis_stride == itemsize &&
-        row_bytes <= STREAM_ROW_BYTES && row_bytes * job->rows >= STREAM_BYTES) {
-        plan.streamed = 1;
-        plan.scratch_bytes += round_up(row_bytes * plan.group_rows, ALIGNMENT);
-    }
+    plan->streamed = can_stream && has(job, FSM_OUT) && out->axis_stride == itemsize &&
+                     row_bytes <= STREAM_ROW_BYTES && row_bytes * job->rows >= STREAM_BYTES;
+}
+
+static struct plan make_plan(struct fsm_job *job, const struct kernels *kernels)
+{
+    ptrdiff_t itemsize = job->is_double ? 8 : 4, length = least(job->n, BLOCK);
+    struct plan plan = {.job = job};
+    for (int name = 0; name < FSM_OPERANDS; name++)
+        if (has(job, name)) plan.present[plan.present_count++] = name;
+    int columns = are_columns(job, &job->operands[FSM_X], kernels->lanes);
+    plan.vertical = job->n < kernels->short_row || columns;
+    plan.strip_bytes = round_up(length * (plan.vertical ? kernels->lanes : 1) * itemsize, ALIGNMENT) + ALIGNMENT;
+    plan.group_scratch_bytes = STRIPS * plan.strip_bytes;
+    if (plan.vertical) plan_vertical(&plan, kernels, columns);
+    else plan_horizontal(&plan, kernels);
+    plan.scratch_bytes = most(plan.batch_groups, plan.panel_groups) * plan.group_scratch_bytes;
+    if (plan.streamed) plan.scratch_bytes += round_up(job->n * itemsize * plan.group_rows, ALIGNMENT);
     return plan;
 }
 
@@ -107,16 +143,15 @@ static double sum_losses(int is_double, const void *losses, ptrdiff_t count)
     return sum;
 }
 
-static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
-
 static void run_items(void *context, ptrdiff_t first, ptrdiff_t last, int thread)
 {
     const struct run *run = context;
     struct fsm_job *job = run->plan.job;
     char *scratch = scratch_of(run, thread);
-    ptrdiff_t end = least(last * run->item_rows, job->rows), itemsize = job->is_double ? 8 : 4;
+    ptrdiff_t end = least(last * run->item_rows - run->plan.skew, job->rows), itemsize = job->is_double ? 8 : 4;
     if (!job->sum_losses) {
-        run->kernels->rows(&run->plan, first * run->item_rows, end, NULL, scratch);
+        ptrdiff_t begin = most(first * run->item_rows - run->plan.skew, 0);
+        run->kernels->rows(&run->plan, begin, end, NULL, scratch);
         return;
     }
     char *losses = scratch + run->plan.scratch_bytes - run->losses_bytes;
@@ -207,7 +242,7 @@ enum fsm_status fsm_run(struct fsm_job *job)
     ptrdiff_t groups = (job->rows + run.plan.group_rows - 1) / run.plan.group_rows;
     run.blocks = (job->n + BLOCK - 1) / BLOCK;
 
-    run.item_rows = run.plan.group_rows * run.plan.panel_groups;
+    run.item_rows = run.plan.group_rows * most(run.plan.batch_groups, run.plan.panel_groups);
     if (job->sum_losses) {
         /* Pieces depend on n alone: a summed loss adds up in the same order on any machine. */
         run.piece_rows = job->n >= PIECE_ELEMENTS ? 1 : round_up(PIECE_ELEMENTS / job->n, 16);
@@ -215,7 +250,7 @@ enum fsm_status fsm_run(struct fsm_job *job)
         run.losses_bytes = round_up(run.item_rows * itemsize, ALIGNMENT);
         run.plan.scratch_bytes += run.losses_bytes;
     }
-    ptrdiff_t items = (job->rows - 1) / run.item_rows + 1;
+    ptrdiff_t items = (job->rows + run.plan.skew - 1) / run.item_rows + 1;
     ptrdiff_t pieces = job->sum_losses ? (job->rows - 1) / run.piece_rows + 1 : 0;
 
     int team = 1;

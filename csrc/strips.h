@@ -113,6 +113,21 @@ INLINE void scatter_dense(real *to, const real *strip, int n)
     }
 }
 
+/* The lanes from `lane` on whose rows are neighbours in memory end before this one. */
+INLINE ptrdiff_t end_of_run(const struct row_pointers *rows, ptrdiff_t lane, ptrdiff_t count)
+{
+    ptrdiff_t end = lane + 1;
+    while (end < count && row_start(rows, end) == row_start(rows, end - 1) + sizeof(real)) end++;
+    return end;
+}
+
+/* At most LANES reals. */
+INLINE void copy_few(real *to, const real *from, ptrdiff_t count)
+{
+    if (count == 1) *to = *from;
+    else store_lanes(to, count, load_lanes(from, count));
+}
+
 /* Elements [first, first + length) of each row to steps of a vertical strip. */
 static void gather_rows(const struct row_pointers *rows, ptrdiff_t first, ptrdiff_t length, real *strip)
 {
@@ -130,8 +145,11 @@ static void gather_rows(const struct row_pointers *rows, ptrdiff_t first, ptrdif
         WITH_CONSTANT(length - i, LANES - 1, GATHER)
 #undef GATHER
     } else {
-        for (ptrdiff_t i = 0; i < length; i++)
-            EACH_LANE(lane) strip[i * LANES + lane] = *element(rows, lane, first + i);
+        for (ptrdiff_t lane = 0, end; lane < LANES; lane = end) {
+            end = end_of_run(rows, lane, LANES);
+            for (ptrdiff_t i = 0; i < length; i++)
+                copy_few(strip + i * LANES + lane, element(rows, lane, first + i), end - lane);
+        }
     }
 }
 
@@ -153,8 +171,11 @@ static void scatter_rows(const struct row_pointers *rows, ptrdiff_t count, ptrdi
         WITH_CONSTANT(length - i, LANES - 1, SCATTER)
 #undef SCATTER
     } else {
-        for (ptrdiff_t i = 0; i < length; i++)
-            for (ptrdiff_t lane = 0; lane < count; lane++) *element(rows, lane, first + i) = strip[i * LANES + lane];
+        for (ptrdiff_t lane = 0, end; lane < count; lane = end) {
+            end = end_of_run(rows, lane, count);
+            for (ptrdiff_t i = 0; i < length; i++)
+                copy_few(element(rows, lane, first + i), strip + i * LANES + lane, end - lane);
+        }
     }
 }
 

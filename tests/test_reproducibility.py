@@ -188,6 +188,49 @@ def test_layout_at_every_length(dtype, layouts):
             assert_same_bytes((fsm.softmax(y), fsm.log_softmax(y), fsm.logsumexp(y)), expected, (n, name))
 
 
+PANELS = {
+    "wide": (3, 1500),
+    "wide, tiles of lines": (21, 1100),
+    "the last group not whole": (60, 524),
+    "across the outer axis": (5, 9, 44),
+    "narrow, two runs a group": (40, 9, 8),
+    "narrow, many runs a group": (40, 9, 5),
+    "two outer axes": (2, 3, 50, 40),
+    "more rows than a panel's lines": (1200, 530),
+    "past the caches": (70, 64_003),
+    "past the caches, aligned lines": (70, 64_000),
+    "past the caches, aligned lines in each part": (3, 21, 70_400),
+}
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("shape", PANELS.values(), ids=PANELS)
+@pytest.mark.parametrize("first", [0, 1, 4, 13])
+def test_panels(dtype, shape, first):
+    """Neighbouring columns, read and written together, from any place in a line of the cache on."""
+    rng = np.random.default_rng(first)
+    memory = np.zeros((2, np.prod(shape) + 80), dtype)
+    starts = [-(line.ctypes.data // line.itemsize) % (64 // line.itemsize) + first for line in memory]
+    x, out = (line[at : at + np.prod(shape)].reshape(shape) for line, at in zip(memory, starts, strict=True))
+    x[...] = rng.standard_normal(shape) * 5
+    x[..., 2] -= 400
+    x[..., 0, 3] += 100
+    x[..., 0, 4] = -np.inf
+    axis = len(shape) - 2
+    rows = np.moveaxis(x, axis, -1).copy()
+    for function in (
+        fsm.softmax,
+        fsm.log_softmax,
+        lambda *args, **given: fsm.log_softmax(*args, temperature=2, **given),
+    ):
+        expected = function(rows, -1)
+        function(x, axis, out=out)
+        assert_same_bytes([np.moveaxis(out, axis, -1)], [expected], "in C order")
+    assert_same_bytes([fsm.logsumexp(x, axis)], [fsm.logsumexp(rows, -1)], "logsumexp")
+    assert not memory[1, : starts[1]].any()
+    assert not memory[1, starts[1] + out.size :].any()
+
+
 def test_columns(dtype):
     """Rows that lie across memory, any number of them beside each other."""
     for n in [*LENGTHS, *LONG_LENGTHS[:-2]]:
