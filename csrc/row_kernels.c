@@ -388,7 +388,8 @@ static void rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void 
     for (ptrdiff_t row = first; row < last;) {
         real *row_losses = losses ? (real *)losses + (row - first) : NULL;
         ptrdiff_t groups = groups_of_panel(plan, row, last);
-        row = groups ? run_panel(plan, row, groups, row_losses, scratch) : run_batch(plan, row, last, row_losses, scratch);
+        row = groups ? run_panel(plan, row, groups, row_losses, scratch)
+                     : run_batch(plan, row, last, row_losses, scratch);
     }
     if (plan->streamed || plan->streams_panels) stream_fence();
 }

@@ -251,8 +251,12 @@ INLINE vec look_up(const real *table, ivec index)
     __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), where);
     return (vec)_mm256_blendv_ps(low, high, (__m256)_mm256_slli_epi32(where, 28));
 #elif VECTOR_BYTES == 32
-    __m256i where = _mm256_and_si256((__m256i)index, _mm256_set1_epi64x(TABLE_SIZE - 1));
-    return (vec)_mm256_i64gather_pd(table, where, 8);
+    /* Each double as two floats, from the table's first or second half: a gather takes longer. */
+    __m256i twice = _mm256_slli_epi32((__m256i)_mm256_moveldup_ps((__m256)index), 1);
+    __m256i where = _mm256_or_si256(twice, _mm256_set1_epi64x((int64_t)1 << 32));
+    __m256 low = _mm256_permutevar8x32_ps((__m256)_mm256_loadu_pd(table), where);
+    __m256 high = _mm256_permutevar8x32_ps((__m256)_mm256_loadu_pd(table + 4), where);
+    return (vec)_mm256_blendv_pd((__m256d)low, (__m256d)high, (__m256d)_mm256_slli_epi64((__m256i)index, 61));
 #else
     vec result;
     EACH_LANE(i) result[i] = table[index[i] & (TABLE_SIZE - 1)];
