@@ -194,10 +194,49 @@ INLINE struct row_sums vertical_sums(const struct sum_strip *strip_in, int mode)
     return totals[0];
 }
 
+INLINE struct row_sums in_first_lane(struct row_sums sums)
+{
+    lane_mask first = first_lanes(1);
+    vec zero = splat(0);
+    sums.total = (struct pair){choose(first, sums.total.high, zero), choose(first, sums.total.low, zero)};
+    sums.ties = choose(first, sums.ties, zero);
+    return sums;
+}
+
+/* A single short row's one chain, of which a vertical group would use one lane: its exponentials a
+ * vector at a time, and their sum element by element, in every lane. For the modes of SINGLE_ROW_MODES. */
+#define SINGLE_ROW_MODES (STORE | KEEP_MAX_OUT | SCALED | UNCLAMPED)
+INLINE struct row_sums short_horizontal_sums(const struct sum_strip *strip_in, int mode)
+{
+    struct sum_strip strip = *strip_in;
+    real scales[SHORT_ROW], tails[SHORT_ROW];
+    for (ptrdiff_t i = 0; i < strip.length; i += LANES) {
+        ptrdiff_t lanes = strip.length - i < LANES ? strip.length - i : LANES;
+        vec x = load_first(strip.x + i, lanes, -(real)__builtin_inf());
+        struct exponential e = shifted_exp(x, &strip.shift, mode & SCALED, mode & UNCLAMPED && lanes == LANES);
+        store(scales + i, e.scale);
+        store(tails + i, e.tail);
+        if (mode & STORE) store_lanes(strip.e + i, lanes, rounded(e));
+    }
+    struct chain chain = new_chain(mode);
+    for (ptrdiff_t i = 0; i < strip.length; i++) {
+        struct exponential e = {splat(scales[i]), splat(tails[i])};
+        if (mode & KEEP_MAX_OUT) {
+            lane_mask is_max = equal(splat(strip.x[i]), strip.row_max);
+            add_small_exponential(&chain, e, ~is_max);
+            chain.ties = choose(is_max, chain.ties + splat(1), chain.ties);
+        } else {
+            add_exponential(&chain, e);
+        }
+    }
+    return in_first_lane(chain_total(chain, mode));
+}
+
 /* The totals of a horizontal strip's chains, CHAIN_VECTORS of them added up in each lane. */
 INLINE struct row_sums horizontal_sums(const struct sum_strip *strip_in, int mode)
 {
     struct sum_strip strip = *strip_in;
+    if (strip.is_short && !(mode & ~SINGLE_ROW_MODES)) return short_horizontal_sums(&strip, mode);
     struct chain chains[CHAIN_VECTORS];
     for (int c = 0; c < CHAIN_VECTORS; c++) chains[c] = new_chain(mode);
     ptrdiff_t i = 0;
