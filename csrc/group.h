@@ -29,20 +29,18 @@ struct group {
 
 INLINE int has(const struct plan *plan, enum fsm_operand_name name)
 {
-    return plan->job->operands[name].data != NULL;
+    return plan->operands >> name & 1;
 }
 
-INLINE int is_scaled(const struct plan *plan) { return has(plan, FSM_TEMPERATURE); }
-
-INLINE int is_weighted(const struct plan *plan)
+INLINE int writes_elements(const struct plan *plan)
 {
-    return plan->job->operation == FSM_LOGSUMEXP && has(plan, FSM_SECOND);
+    return has(plan, FSM_OUT) && plan->operation != FSM_SELECT;
 }
 
 /* The sum's logarithm is wanted, so the max is kept out of it. */
 INLINE int keeps_max_out(const struct plan *plan)
 {
-    switch (plan->job->operation) {
+    switch (plan->operation) {
     case FSM_LOG_SOFTMAX:
     case FSM_LOGSUMEXP:
     case FSM_SELECT:
@@ -51,9 +49,9 @@ INLINE int keeps_max_out(const struct plan *plan)
     }
 }
 
-INLINE ptrdiff_t blocks(const struct plan *plan) { return (plan->job->n + BLOCK - 1) / BLOCK; }
 INLINE ptrdiff_t block_length(const struct plan *plan, ptrdiff_t block)
 {
+    if (plan->blocks == 1) return plan->job->n;
     ptrdiff_t left = plan->job->n - block * BLOCK;
     return left < BLOCK ? left : BLOCK;
 }
@@ -88,7 +86,7 @@ INLINE struct exp_shift shift_in_strip(const struct plan *plan, const struct exp
     result.subtract = in_strip(plan, &shift->subtract, strip);
     result.magic = in_strip(plan, &shift->magic, strip);
     result.lowest = in_strip(plan, &shift->lowest, strip);
-    if (is_scaled(plan)) {
+    if (plan->is_scaled) {
         result.prescale = in_strip(plan, &shift->prescale, strip);
         result.inverse_high = in_strip(plan, &shift->inverse_high, strip);
         result.inverse_low = in_strip(plan, &shift->inverse_low, strip);
@@ -117,7 +115,7 @@ INLINE real *strip_memory(const struct plan *plan, void *scratch, enum strip_use
 
 /* Vertical strips of rows of one block are read before the first phase, stay in scratch
  * memory through all of them and go home after the last (panel.h). */
-INLINE int stays_in_scratch(const struct plan *plan) { return plan->vertical && blocks(plan) == 1; }
+INLINE int stays_in_scratch(const struct plan *plan) { return plan->vertical && plan->blocks == 1; }
 
 INLINE const real *read_operand(const struct plan *plan, const struct group *group, enum fsm_operand_name name,
                                 ptrdiff_t block, ptrdiff_t strip, real *scratch)
@@ -139,7 +137,7 @@ static const real *read_weighted_x(const struct plan *plan, const struct group *
 INLINE const real *read_x(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t strip,
                           void *scratch)
 {
-    if (is_weighted(plan)) return read_weighted_x(plan, group, block, strip, scratch);
+    if (plan->is_weighted) return read_weighted_x(plan, group, block, strip, scratch);
     return read_operand(plan, group, FSM_X, block, strip, strip_memory(plan, scratch, STRIP_X));
 }
 
@@ -151,7 +149,7 @@ static const real *read_second(const struct plan *plan, const struct group *grou
 
 /* ---- Rows ------------------------------------------------------------------------------- */
 
-static void point_to_rows(const struct plan *plan, struct group *group, enum fsm_operand_name name)
+INLINE void point_to_rows(const struct plan *plan, struct group *group, enum fsm_operand_name name)
 {
     const struct fsm_job *job = plan->job;
     const struct fsm_operand *operand = &job->operands[name];
@@ -206,12 +204,12 @@ static real temperature_of(double given)
     return (real)given;
 }
 
-static void begin_rows(const struct plan *plan, struct group *group, ptrdiff_t first, ptrdiff_t last)
+INLINE void begin_rows(const struct plan *plan, struct group *group, ptrdiff_t first, ptrdiff_t last)
 {
     group->first_row = first;
     group->count = last - first;
     for (int i = 0; i < plan->present_count; i++) point_to_rows(plan, group, plan->present[i]);
-    if (!is_scaled(plan)) return;
+    if (!plan->is_scaled) return;
     group->temperature = splat(1);
     for (ptrdiff_t lane = 0; lane < group->count; lane++)
         group->temperature[lane] = temperature_of(row_double(group, plan, FSM_TEMPERATURE, lane));

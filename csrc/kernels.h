@@ -27,8 +27,13 @@
 struct plan {
     struct fsm_job *job;
     int vertical;
-    int present_count; /* of the job's operands, and their names */
+    enum fsm_operation operation;
+    unsigned operands; /* a bit, 1 << name, for each that the job has */
+    int present_count; /* and their names */
     enum fsm_operand_name present[FSM_OPERANDS];
+    int is_scaled, is_weighted; /* logits by a temperature, exponentials by factors */
+    int has_dense_targets;      /* every class has a target of its own, not the label alone */
+    ptrdiff_t blocks;           /* of a row */
     int streamed;          /* outputs of horizontal groups go past the caches */
     int streams_panels;    /* those of panels do */
     ptrdiff_t skew;        /* the first group has so many rows less: the next ones' outputs are aligned */

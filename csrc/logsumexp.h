@@ -51,7 +51,7 @@ static void end_weighted(const struct plan *plan, struct group *group)
 
 static void end_logsumexp(const struct plan *plan, struct group *group)
 {
-    if (is_weighted(plan)) end_weighted(plan, group);
+    if (plan->is_weighted) end_weighted(plan, group);
     else write_row_values(group, FSM_ROW_OUT, logsumexp_of(group, log_sum_of(group)));
 }
 

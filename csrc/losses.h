@@ -12,20 +12,13 @@
 #include "group.h"
 #include "logsumexp.h"
 
-/* Every class has a target of its own, not the label alone. */
-INLINE int has_dense_targets(const struct plan *plan)
-{
-    const struct fsm_job *job = plan->job;
-    return job->operation == FSM_CROSS_ENTROPY && (has(plan, FSM_SECOND) || job->label_smoothing != 0);
-}
-
 /* A row's weight, target at its label and upstream gradient. */
 static void set_row_factors(const struct plan *plan, struct group *group, ptrdiff_t lane, double label_weight)
 {
     const struct fsm_job *job = plan->job;
     double smoothing = job->label_smoothing, weight = row_double(group, plan, FSM_SAMPLE_WEIGHT, lane);
     if (label_weight == 0 && smoothing == 0) weight = 0;
-    if (job->operation == FSM_GRAD_HESS) weight *= label_weight;
+    if (plan->operation == FSM_GRAD_HESS) weight *= label_weight;
     group->weight[lane] = (real)weight;
     group->target[lane] = has(plan, FSM_LABELS) ? (real)((1 - smoothing) * label_weight) : 0;
     double factor = row_double(group, plan, FSM_GRAD_LOSS, lane) * weight;
@@ -103,7 +96,7 @@ static void end_cross_entropy(const struct plan *plan, struct group *group, real
     lane_mask no_target = equal(group->target, splat(0));
     cost.high = choose(no_target, splat(0), cost.high);
     cost.low = choose(equal(cost.low, cost.low) & ~no_target, cost.low, splat(0));
-    if (has_dense_targets(plan)) {
+    if (plan->has_dense_targets) {
         cost = add_pairs(cost, group->sums.cost);
         mass = add_pairs(mass, group->sums.mass);
     }
@@ -186,7 +179,7 @@ static void write_gradient(const struct plan *plan, const struct group *group, p
     ptrdiff_t size = strip_size(plan, block);
     struct pair factor = pair_in_strip(plan, &group->factor, strip);
     struct pair upstream = pair_in_strip(plan, &group->upstream, strip);
-    if (has_dense_targets(plan)) {
+    if (plan->has_dense_targets) {
         const real *targets = read_dense_targets(plan, group, block, strip, scratch);
         EACH_VECTOR(size, gradient_step, e, targets, out, factor, upstream);
         vec step = group->upstream.high * group->target;

@@ -46,7 +46,7 @@ static real *strip_of_group(const struct plan *plan, void *scratch, ptrdiff_t gr
 }
 
 /* Whole groups of neighbouring columns from this row on, as many as a panel takes. */
-static ptrdiff_t groups_of_panel(const struct plan *plan, ptrdiff_t row, ptrdiff_t last)
+INLINE ptrdiff_t groups_of_panel(const struct plan *plan, ptrdiff_t row, ptrdiff_t last)
 {
     if (plan->panel_groups == 0 || (row + plan->skew) % LANES != 0) return 0;
     const struct fsm_job *job = plan->job;
@@ -88,7 +88,7 @@ INLINE void read_tile(const struct plan *plan, struct panel *panel, ptrdiff_t fi
     for (int g = 0; g < count; g++) panel->extremes[first_group + g] = found[g];
 }
 
-static void read_panel(const struct plan *plan, struct panel *panel, void *scratch)
+INLINE void read_panel(const struct plan *plan, struct panel *panel, void *scratch)
 {
     const struct fsm_operand *x = &plan->job->operands[FSM_X];
     const char *start = x->data + row_offset(plan->job, x, panel->first_row);
@@ -104,14 +104,14 @@ static void read_panel(const struct plan *plan, struct panel *panel, void *scrat
     }
 }
 
-static enum last_step last_step_of(const struct plan *plan)
+INLINE enum last_step last_step_of(const struct plan *plan)
 {
-    if (plan->job->operation == FSM_SOFTMAX) return SCALE;
-    if (plan->job->operation == FSM_LOG_SOFTMAX && !is_scaled(plan)) return TO_LOG;
+    if (plan->operation == FSM_SOFTMAX) return SCALE;
+    if (plan->operation == FSM_LOG_SOFTMAX && !plan->is_scaled) return TO_LOG;
     return COPY;
 }
 
-static void set_last_step(const struct plan *plan, struct panel *panel, ptrdiff_t g, const struct group *group)
+INLINE void set_last_step(const struct plan *plan, struct panel *panel, ptrdiff_t g, const struct group *group)
 {
     if (last_step_of(plan) == SCALE) {
         panel->last_step[g].factor = group->factor;
@@ -155,7 +155,7 @@ INLINE void write_lines(const struct plan *plan, const struct panel *panel, void
     }
 }
 
-static void write_panel(const struct plan *plan, const struct panel *panel, void *scratch)
+INLINE void write_panel(const struct plan *plan, const struct panel *panel, void *scratch)
 {
 #define WRITE(step)                                                                                \
     do {                                                                                           \

@@ -20,10 +20,10 @@
 
 _Static_assert(sizeof(vec) == VECTOR_BYTES, "VECTOR_BYTES fits the instruction set");
 
-static void begin(const struct plan *plan, struct group *group, ptrdiff_t first, ptrdiff_t last)
+INLINE void begin(const struct plan *plan, struct group *group, ptrdiff_t first, ptrdiff_t last)
 {
     begin_rows(plan, group, first, last);
-    if (plan->job->operation == FSM_CROSS_ENTROPY || plan->job->operation == FSM_GRAD_HESS)
+    if (plan->operation == FSM_CROSS_ENTROPY || plan->operation == FSM_GRAD_HESS)
         read_targets(plan, group);
 }
 
@@ -36,7 +36,7 @@ static const real *x_of_strip(const struct plan *plan, const struct group *group
 
 /* ---- Phase 1: the max, and the min with it ------------------------------------------------ */
 
-static void max_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *extremes_out,
+INLINE void max_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *extremes_out,
                       void *scratch)
 {
     struct extremes of_strip[LANES], *result = extremes_out;
@@ -46,17 +46,17 @@ static void max_phase(const struct plan *plan, const struct group *group, ptrdif
     *result = plan->vertical ? of_strip[0] : extremes_across_lanes(of_strip, count);
 }
 
-static void end_max(const struct plan *plan, struct group *group, const void *extremes, ptrdiff_t count)
+INLINE void end_max(const struct plan *plan, struct group *group, const void *extremes, ptrdiff_t count)
 {
     const struct extremes *of_block = extremes;
     struct extremes of_row = of_block[0];
     for (ptrdiff_t block = 1; block < count; block++) of_row = join(of_row, of_block[block]);
     vec row_max = of_row.max;
-    if (plan->job->operation == FSM_LOG_SOFTMAX_VJP) row_max = max(splat(-EXP_LIMIT), min(splat(EXP_LIMIT), row_max));
+    if (plan->operation == FSM_LOG_SOFTMAX_VJP) row_max = max(splat(-EXP_LIMIT), min(splat(EXP_LIMIT), row_max));
     group->row_max = row_max;
-    set_shift(&group->shift, row_max, group->temperature, is_scaled(plan));
+    set_shift(&group->shift, row_max, group->temperature, plan->is_scaled);
     group->clamped = needs_clamp(&group->shift, of_row.min);
-    group->largest = shifted_exp(row_max, &group->shift, is_scaled(plan), 0);
+    group->largest = shifted_exp(row_max, &group->shift, plan->is_scaled, 0);
 }
 
 /* ---- Phase 2: the sums ------------------------------------------------------------------ */
@@ -90,17 +90,17 @@ typedef void sums_function(const struct sum_strip *strip, struct row_sums *sums)
 
 static sums_function *sums_function_of(const struct plan *plan)
 {
-    switch (plan->job->operation) {
+    switch (plan->operation) {
     case FSM_SOFTMAX:
-    case FSM_GRAD_HESS: return is_scaled(plan) ? sums_store_scaled : sums_store;
+    case FSM_GRAD_HESS: return plan->is_scaled ? sums_store_scaled : sums_store;
     case FSM_CROSS_ENTROPY:
-        if (has_dense_targets(plan)) return has(plan, FSM_OUT) ? sums_targets_store : sums_targets;
+        if (plan->has_dense_targets) return has(plan, FSM_OUT) ? sums_targets_store : sums_targets;
         return has(plan, FSM_OUT) ? sums_log_store : sums_log;
     case FSM_SOFTMAX_VJP:
     case FSM_LOG_SOFTMAX_VJP: return sums_products;
     default:
-        if (is_weighted(plan)) return sums_weighted;
-        return is_scaled(plan) ? sums_log_scaled : sums_log;
+        if (plan->is_weighted) return sums_weighted;
+        return plan->is_scaled ? sums_log_scaled : sums_log;
     }
 }
 
@@ -112,9 +112,9 @@ static sums_function *unclamped(sums_function *function)
     return function;
 }
 
-static int stores_exponentials(const struct plan *plan)
+INLINE int stores_exponentials(const struct plan *plan)
 {
-    switch (plan->job->operation) {
+    switch (plan->operation) {
     case FSM_SOFTMAX:
     case FSM_GRAD_HESS: return 1;
     case FSM_CROSS_ENTROPY: return has(plan, FSM_OUT);
@@ -128,11 +128,11 @@ static real *waiting_row(const struct plan *plan, ptrdiff_t block, ptrdiff_t str
     return strip_memory(plan, scratch, WHOLE_ROWS) + strip * plan->job->n + block * BLOCK;
 }
 
-static void sum_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *sums_out,
+INLINE void sum_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *sums_out,
                       void *scratch)
 {
     struct row_sums of_row[LANES], *sums = sums_out;
-    enum fsm_operation operation = plan->job->operation;
+    enum fsm_operation operation = plan->operation;
     sums_function *sums_of = sums_function_of(plan);
     struct sum_strip strip;
     strip.vertical = plan->vertical;
@@ -144,7 +144,7 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
         strip.shift = shift_in_strip(plan, &group->shift, s);
         if (keeps_max_out(plan)) strip.row_max = in_strip(plan, &group->row_max, s);
         strip.x = x_of_strip(plan, group, block, s, scratch);
-        if (has_dense_targets(plan)) strip.second = read_dense_targets(plan, group, block, s, scratch);
+        if (plan->has_dense_targets) strip.second = read_dense_targets(plan, group, block, s, scratch);
         else if (operation != FSM_GRAD_HESS && has(plan, FSM_SECOND))
             strip.second = read_second(plan, group, block, s, scratch);
         /* The sum of g alone. */
@@ -160,7 +160,7 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
             write_strip(&group->rows[FSM_OUT], plan->vertical, s, group->count, first, strip.length, strip.e);
     }
     if (!plan->vertical)
-        sums_across_lanes(of_row, count, keeps_max_out(plan), has_dense_targets(plan) || sums_of == sums_products,
+        sums_across_lanes(of_row, count, keeps_max_out(plan), plan->has_dense_targets || sums_of == sums_products,
                           sums);
 }
 
@@ -174,7 +174,7 @@ static void write_selected(const struct plan *plan, const struct group *group)
             if (label < 0 || label >= job->n) continue; /* changed since it was checked */
             real x = *element(&group->rows[FSM_X], lane, (ptrdiff_t)label), row_max = group->row_max[lane];
             real distance = x - row_max;
-            if (is_scaled(plan))
+            if (plan->is_scaled)
                 distance = scaled_distance(splat(x), splat(row_max), splat(group->temperature[lane]))[0];
             *element(&group->rows[FSM_OUT], lane, k) = distance - group->log_sum.high[lane];
         }
@@ -192,12 +192,12 @@ static void end_softmax(struct group *group)
     group->factor = reciprocal(total);
 }
 
-static void end_sum(const struct plan *plan, struct group *group, const void *sums, ptrdiff_t count, void *losses)
+INLINE void end_sum(const struct plan *plan, struct group *group, const void *sums, ptrdiff_t count, void *losses)
 {
     const struct row_sums *of_block = sums;
     if (of_block != &group->sums) group->sums = of_block[0];
     for (ptrdiff_t block = 1; block < count; block++) group->sums = add_sums(group->sums, of_block[block]);
-    switch (plan->job->operation) {
+    switch (plan->operation) {
     case FSM_SOFTMAX:
     case FSM_GRAD_HESS: end_softmax(group); break;
     case FSM_LOGSUMEXP: end_logsumexp(plan, group); break;
@@ -218,7 +218,7 @@ static void write_log_softmax(const struct plan *plan, const struct group *group
                               real *out, ptrdiff_t size)
 {
     vec row_max = in_strip(plan, &group->row_max, strip), log_sum = in_strip(plan, &group->log_sum.high, strip);
-    if (is_scaled(plan)) {
+    if (plan->is_scaled) {
         vec temperature = in_strip(plan, &group->temperature, strip);
         EACH_VECTOR(size, scaled_log_step, x, out, row_max, log_sum, temperature);
     } else if (plan->streamed) {
@@ -245,7 +245,7 @@ static void write_log_softmax_vjp(const struct plan *plan, const struct group *g
     EACH_VECTOR(size, log_vjp_step, x, g, out, &shift, half_power, other_half, total);
 }
 
-static void write_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *scratch)
+INLINE void write_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *scratch)
 {
     ptrdiff_t first = block * BLOCK, length = block_length(plan, block), size = strip_size(plan, block);
     const struct row_pointers *out_rows = &group->rows[FSM_OUT];
@@ -257,7 +257,7 @@ static void write_phase(const struct plan *plan, const struct group *group, ptrd
         else if (stores_exponentials(plan) && !stays_in_scratch(plan))
             from = read_operand(plan, group, FSM_OUT, block, strip, in_scratch);
         else if (!stays_in_scratch(plan)) from = read_x(plan, group, block, strip, scratch);
-        switch (plan->job->operation) {
+        switch (plan->operation) {
         case FSM_SOFTMAX: {
             struct pair factor = pair_in_strip(plan, &group->factor, strip);
             vec certain_above = in_strip(plan, &group->certain_above, strip);
@@ -289,16 +289,14 @@ static void write_phase(const struct plan *plan, const struct group *group, ptrd
     }
 }
 
-/* ---- A range of rows -------------------------------------------------------------------- */
+/* The operands of softmax and log_softmax. */
+#define ELEMENTWISE (1u << FSM_X | 1u << FSM_OUT)
 
-static int writes_elements(const struct plan *plan)
-{
-    return has(plan, FSM_OUT) && plan->job->operation != FSM_SELECT;
-}
+/* ---- A range of rows -------------------------------------------------------------------- */
 
 /* A batch: each phase of all its groups before the next, so that where a phase waits for the end
  * of a long chain of operations, another group's is under way. Returns the number of its groups. */
-static ptrdiff_t begin_batch(const struct plan *plan, struct group *groups, ptrdiff_t most, ptrdiff_t first,
+INLINE ptrdiff_t begin_batch(const struct plan *plan, struct group *groups, ptrdiff_t most, ptrdiff_t first,
                              ptrdiff_t last)
 {
     ptrdiff_t count = 0;
@@ -311,14 +309,14 @@ static ptrdiff_t begin_batch(const struct plan *plan, struct group *groups, ptrd
     return count;
 }
 
-static void sum_batch(const struct plan *plan, struct group *groups, ptrdiff_t count, const struct extremes *extremes,
+INLINE void sum_batch(const struct plan *plan, struct group *groups, ptrdiff_t count, const struct extremes *extremes,
                       real *losses, void *scratch)
 {
     for (ptrdiff_t g = 0; g < count; g++) end_max(plan, &groups[g], &extremes[g], 1);
     for (ptrdiff_t g = 0; g < count; g++) {
         struct row_sums *sums = &groups[g].sums, of_block;
         sum_phase(plan, &groups[g], 0, sums, group_scratch(plan, scratch, g));
-        for (ptrdiff_t block = 1; block < blocks(plan); block++) {
+        for (ptrdiff_t block = 1; block < plan->blocks; block++) {
             sum_phase(plan, &groups[g], block, &of_block, group_scratch(plan, scratch, g));
             *sums = add_sums(*sums, of_block);
         }
@@ -326,15 +324,15 @@ static void sum_batch(const struct plan *plan, struct group *groups, ptrdiff_t c
     }
 }
 
-static void write_batch(const struct plan *plan, const struct group *groups, ptrdiff_t count, void *scratch)
+INLINE void write_batch(const struct plan *plan, const struct group *groups, ptrdiff_t count, void *scratch)
 {
     for (ptrdiff_t g = 0; g < count; g++)
-        for (ptrdiff_t block = 0; block < blocks(plan); block++)
+        for (ptrdiff_t block = 0; block < plan->blocks; block++)
             write_phase(plan, &groups[g], block, group_scratch(plan, scratch, g));
 }
 
 /* Returns the row after the last one of the batch. */
-static ptrdiff_t run_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch)
+INLINE ptrdiff_t run_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch)
 {
     struct group groups[BATCH_GROUPS];
     struct extremes extremes[BATCH_GROUPS], of_block;
@@ -348,7 +346,7 @@ static ptrdiff_t run_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t l
     }
     for (ptrdiff_t g = 0; g < count; g++) {
         max_phase(plan, &groups[g], 0, &extremes[g], group_scratch(plan, scratch, g));
-        for (ptrdiff_t block = 1; block < blocks(plan); block++) {
+        for (ptrdiff_t block = 1; block < plan->blocks; block++) {
             max_phase(plan, &groups[g], block, &of_block, group_scratch(plan, scratch, g));
             extremes[g] = join(extremes[g], of_block);
         }
@@ -361,7 +359,7 @@ static ptrdiff_t run_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t l
     return end;
 }
 
-static ptrdiff_t run_panel(const struct plan *plan, ptrdiff_t first, ptrdiff_t group_count, real *losses,
+INLINE ptrdiff_t run_panel(const struct plan *plan, ptrdiff_t first, ptrdiff_t group_count, real *losses,
                            void *scratch)
 {
     struct panel panel;
@@ -383,7 +381,7 @@ static ptrdiff_t run_panel(const struct plan *plan, ptrdiff_t first, ptrdiff_t g
     return end;
 }
 
-static void rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *losses, void *scratch)
+INLINE void all_rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *losses, void *scratch)
 {
     for (ptrdiff_t row = first; row < last;) {
         real *row_losses = losses ? (real *)losses + (row - first) : NULL;
@@ -392,6 +390,28 @@ static void rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void 
                      : run_batch(plan, row, last, row_losses, scratch);
     }
     if (plan->streamed || plan->streams_panels) stream_fence();
+}
+
+/* Most of what is done for a group of short rows, or for one row of columns, is to ask the plan what to do. For the commonest
+ * jobs the answers are constants. */
+INLINE void rows_of(enum fsm_operation operation, const struct plan *plan, ptrdiff_t first, ptrdiff_t last,
+                    void *scratch)
+{
+    struct plan known = *plan;
+    known.operation = operation;
+    known.operands = ELEMENTWISE;
+    known.vertical = 1;
+    known.blocks = 1;
+    known.is_scaled = known.is_weighted = known.has_dense_targets = known.streamed = 0;
+    all_rows(&known, first, last, NULL, scratch);
+}
+
+static void rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *losses, void *scratch)
+{
+    int is_known = plan->operands == ELEMENTWISE && plan->vertical && plan->blocks == 1;
+    if (is_known && plan->operation == FSM_SOFTMAX) rows_of(FSM_SOFTMAX, plan, first, last, scratch);
+    else if (is_known && plan->operation == FSM_LOG_SOFTMAX) rows_of(FSM_LOG_SOFTMAX, plan, first, last, scratch);
+    else all_rows(plan, first, last, losses, scratch);
 }
 
 const struct kernels KERNELS = {

@@ -67,8 +67,7 @@ static void plan_vertical(struct plan *plan, const struct kernels *kernels, int 
     plan->batch_groups = 1;
     if (job->n > BLOCK) return;
     plan->batch_groups = at_least_one(least(least(GROUP_BYTES / plan->strip_bytes, BATCH_GROUPS), groups));
-    int is_weighted = job->operation == FSM_LOGSUMEXP && has(job, FSM_SECOND);
-    if (!columns || is_weighted || job->shape[job->dimensions - 1] < 2 * kernels->lanes ||
+    if (!columns || plan->is_weighted || job->shape[job->dimensions - 1] < 2 * kernels->lanes ||
         (writes_elements(job) && !are_columns(job, out, kernels->lanes)))
         return;
     /* Wide ones, but not so wide that a thread would have less than two. */
@@ -104,15 +103,16 @@ static void plan_horizontal(struct plan *plan, const struct kernels *kernels)
 
 /* A single short row takes half the time if its sum is found element by element, instead of all in one
  * lane of vectors (measured with 100 float32). What does more than sum has no kernel for it. */
-static int is_alone(const struct fsm_job *job, const struct kernels *kernels)
+static int is_alone(const struct plan *plan, const struct kernels *kernels)
 {
+    const struct fsm_job *job = plan->job;
     if (job->rows > 1 || job->n < 2 * kernels->lanes) return 0;
     switch (job->operation) {
     case FSM_SOFTMAX:
     case FSM_LOG_SOFTMAX:
     case FSM_SELECT: return 1;
-    case FSM_LOGSUMEXP: return !has(job, FSM_SECOND);
-    case FSM_CROSS_ENTROPY: return !has(job, FSM_SECOND) && job->label_smoothing == 0;
+    case FSM_LOGSUMEXP: return !plan->is_weighted;
+    case FSM_CROSS_ENTROPY: return !plan->has_dense_targets;
     default: return 0;
     }
 }
@@ -120,11 +120,19 @@ static int is_alone(const struct fsm_job *job, const struct kernels *kernels)
 static struct plan make_plan(struct fsm_job *job, const struct kernels *kernels)
 {
     ptrdiff_t itemsize = job->is_double ? 8 : 4, length = least(job->n, BLOCK);
-    struct plan plan = {.job = job};
-    for (int name = 0; name < FSM_OPERANDS; name++)
-        if (has(job, name)) plan.present[plan.present_count++] = name;
+    struct plan plan = {.job = job, .operation = job->operation};
+    for (int name = 0; name < FSM_OPERANDS; name++) {
+        if (!has(job, name)) continue;
+        plan.operands |= 1u << name;
+        plan.present[plan.present_count++] = name;
+    }
+    plan.is_scaled = has(job, FSM_TEMPERATURE);
+    plan.is_weighted = job->operation == FSM_LOGSUMEXP && has(job, FSM_SECOND);
+    plan.has_dense_targets =
+        job->operation == FSM_CROSS_ENTROPY && (has(job, FSM_SECOND) || job->label_smoothing != 0);
+    plan.blocks = (job->n + BLOCK - 1) / BLOCK;
     int columns = are_columns(job, &job->operands[FSM_X], kernels->lanes);
-    plan.vertical = columns || (job->n < kernels->short_row && !is_alone(job, kernels));
+    plan.vertical = columns || (job->n < kernels->short_row && !is_alone(&plan, kernels));
     plan.strip_bytes = round_up(length * (plan.vertical ? kernels->lanes : 1) * itemsize, ALIGNMENT) + ALIGNMENT;
     plan.group_scratch_bytes = STRIPS * plan.strip_bytes;
     if (plan.vertical) plan_vertical(&plan, kernels, columns);
@@ -143,7 +151,6 @@ struct run {
     ptrdiff_t item_rows, piece_rows, losses_bytes;
     double *piece_losses;
     /* Groups of long rows, block by block. */
-    ptrdiff_t blocks;
     char *groups, *maxima, *sums, *losses;
 };
 
@@ -188,7 +195,7 @@ static void run_max_blocks(void *context, ptrdiff_t first, ptrdiff_t last, int t
 {
     const struct run *run = context;
     for (ptrdiff_t i = first; i < last; i++)
-        run->kernels->max_phase(&run->plan, group_of(run, i / run->blocks), i % run->blocks,
+        run->kernels->max_phase(&run->plan, group_of(run, i / run->plan.blocks), i % run->plan.blocks,
                                 run->maxima + i * (ptrdiff_t)run->kernels->max_bytes, scratch_of(run, thread));
 }
 
@@ -196,7 +203,7 @@ static void run_sum_blocks(void *context, ptrdiff_t first, ptrdiff_t last, int t
 {
     const struct run *run = context;
     for (ptrdiff_t i = first; i < last; i++)
-        run->kernels->sum_phase(&run->plan, group_of(run, i / run->blocks), i % run->blocks,
+        run->kernels->sum_phase(&run->plan, group_of(run, i / run->plan.blocks), i % run->plan.blocks,
                                 run->sums + i * (ptrdiff_t)run->kernels->sums_bytes, scratch_of(run, thread));
 }
 
@@ -204,7 +211,7 @@ static void run_write_blocks(void *context, ptrdiff_t first, ptrdiff_t last, int
 {
     const struct run *run = context;
     for (ptrdiff_t i = first; i < last; i++)
-        run->kernels->write_phase(&run->plan, group_of(run, i / run->blocks), i % run->blocks,
+        run->kernels->write_phase(&run->plan, group_of(run, i / run->plan.blocks), i % run->plan.blocks,
                                   scratch_of(run, thread));
 }
 
@@ -218,15 +225,15 @@ static void run_by_blocks(struct run *run, int team, ptrdiff_t groups)
         ptrdiff_t end = (g + 1) * step < job->rows ? (g + 1) * step : job->rows;
         kernels->begin(&run->plan, group_of(run, g), g * step, end);
     }
-    share_out(team, groups * run->blocks, run_max_blocks, run);
+    share_out(team, groups * run->plan.blocks, run_max_blocks, run);
     for (ptrdiff_t g = 0; g < groups; g++)
-        kernels->end_max(&run->plan, group_of(run, g), run->maxima + g * run->blocks * (ptrdiff_t)kernels->max_bytes,
-                         run->blocks);
-    share_out(team, groups * run->blocks, run_sum_blocks, run);
+        kernels->end_max(&run->plan, group_of(run, g), run->maxima + g * run->plan.blocks * (ptrdiff_t)kernels->max_bytes,
+                         run->plan.blocks);
+    share_out(team, groups * run->plan.blocks, run_sum_blocks, run);
     for (ptrdiff_t g = 0; g < groups; g++)
-        kernels->end_sum(&run->plan, group_of(run, g), run->sums + g * run->blocks * (ptrdiff_t)kernels->sums_bytes,
-                         run->blocks, job->sum_losses ? run->losses + g * step * itemsize : NULL);
-    if (writes_elements(job)) share_out(team, groups * run->blocks, run_write_blocks, run);
+        kernels->end_sum(&run->plan, group_of(run, g), run->sums + g * run->plan.blocks * (ptrdiff_t)kernels->sums_bytes,
+                         run->plan.blocks, job->sum_losses ? run->losses + g * step * itemsize : NULL);
+    if (writes_elements(job)) share_out(team, groups * run->plan.blocks, run_write_blocks, run);
     if (!job->sum_losses) return;
     for (ptrdiff_t first = 0; first < job->rows; first += run->piece_rows) {
         ptrdiff_t count = job->rows - first < run->piece_rows ? job->rows - first : run->piece_rows;
@@ -255,7 +262,6 @@ enum fsm_status fsm_run(struct fsm_job *job)
     run.plan = make_plan(job, run.kernels);
     ptrdiff_t itemsize = job->is_double ? 8 : 4;
     ptrdiff_t groups = (job->rows + run.plan.group_rows - 1) / run.plan.group_rows;
-    run.blocks = (job->n + BLOCK - 1) / BLOCK;
 
     run.item_rows = run.plan.group_rows * most(run.plan.batch_groups, run.plan.panel_groups);
     if (job->sum_losses) {
@@ -272,7 +278,7 @@ enum fsm_status fsm_run(struct fsm_job *job)
     /* Divided rather than multiplied: a stride of 0 makes rows of any number. */
     ptrdiff_t row_elements = job->n + ROW_ELEMENTS;
     if (job->rows >= (PARALLEL_ELEMENTS + row_elements - 1) / row_elements) team = claim_team(thread_limit());
-    int by_blocks = team > 1 && run.blocks > 1 && groups < 4 * (ptrdiff_t)team && groups % team != 0;
+    int by_blocks = team > 1 && run.plan.blocks > 1 && groups < 4 * (ptrdiff_t)team && groups % team != 0;
     if (by_blocks && run.plan.streamed) run.plan.streamed = 0;
 
     struct arena arena = {0};
@@ -281,8 +287,8 @@ enum fsm_status fsm_run(struct fsm_job *job)
     ptrdiff_t groups_at = 0, maxima_at = 0, sums_at = 0, losses_at = 0;
     if (by_blocks) {
         groups_at = reserve(&arena, groups, (ptrdiff_t)run.kernels->group_bytes);
-        maxima_at = reserve(&arena, groups * run.blocks, (ptrdiff_t)run.kernels->max_bytes);
-        sums_at = reserve(&arena, groups * run.blocks, (ptrdiff_t)run.kernels->sums_bytes);
+        maxima_at = reserve(&arena, groups * run.plan.blocks, (ptrdiff_t)run.kernels->max_bytes);
+        sums_at = reserve(&arena, groups * run.plan.blocks, (ptrdiff_t)run.kernels->sums_bytes);
         losses_at = reserve(&arena, groups * run.plan.group_rows, itemsize);
     }
     _Alignas(ALIGNMENT) char small[SMALL_SCRATCH];
