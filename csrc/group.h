@@ -24,6 +24,7 @@ struct group {
     /* The losses' own: see losses.h. */
     ptrdiff_t label[64 / (REAL_BITS / 8)];
     vec weight, target, label_logit;
+    vec at_label; /* of the gradient */
     struct pair upstream;
 };
 

@@ -66,8 +66,6 @@ struct kernels {
 /* Set by dispatch.c. */
 extern const struct kernels *chosen_kernels[2]; /* float32, float64 */
 
-int64_t read_label(const char *from, enum fsm_label_type type);
-
 /* Bytes from an operand's first row to the row of this number. */
 static inline ptrdiff_t row_offset(const struct fsm_job *job, const struct fsm_operand *operand, ptrdiff_t row)
 {

@@ -1,32 +1,34 @@
-/* Class labels of any integer type: reading one, and checking all of them before any work. */
+/* Checks all labels before any work. */
 #include "kernels.h"
-
-#include <string.h>
-
-/* Any value beyond int64_t is out of every range; so is -1, which stands for it. */
-int64_t read_label(const char *from, enum fsm_label_type type)
-{
-    switch (type) {
-    case FSM_INT8: return *(const int8_t *)(const void *)from;
-    case FSM_INT16: return *(const int16_t *)(const void *)from;
-    case FSM_INT32: return *(const int32_t *)(const void *)from;
-    case FSM_INT64: return *(const int64_t *)(const void *)from;
-    case FSM_UINT8: return *(const uint8_t *)(const void *)from;
-    case FSM_UINT16: return *(const uint16_t *)(const void *)from;
-    case FSM_UINT32: return *(const uint32_t *)(const void *)from;
-    case FSM_UINT64: {
-        uint64_t value = *(const uint64_t *)(const void *)from;
-        return value > INT64_MAX ? -1 : (int64_t)value;
-    }
-    }
-    return -1;
-}
+#include "labels.h"
 
 static double class_weight_of(const struct fsm_job *job, int64_t label)
 {
     if (!job->class_weight) return 1;
     if (job->is_double) return ((const double *)job->class_weight)[label];
     return (double)((const float *)job->class_weight)[label];
+}
+
+static inline ptrdiff_t count_labels_of_type(const struct fsm_job *job, enum fsm_label_type type)
+{
+    const struct fsm_operand *labels = &job->operands[FSM_LABELS];
+    ptrdiff_t counted = 0;
+    int all_right = 1;
+    for (ptrdiff_t row = 0; row < job->rows; row++) {
+        int64_t label = read_label(labels->data + row * labels->strides[0], type);
+        int ignored = is_ignored(job, label);
+        all_right &= ignored | is_class(job, label);
+        counted += !ignored;
+    }
+    return all_right ? counted : -1;
+}
+
+/* Rows that are not ignored, where each has one label and no weight; -1 where a label is out of range. */
+static ptrdiff_t count_labels(const struct fsm_job *job)
+{
+#define COUNT(type) return count_labels_of_type(job, type)
+    WITH_CONSTANT_TYPE(job->label_type, COUNT);
+#undef COUNT
 }
 
 struct fsm_label_check fsm_check_labels(const struct fsm_job *job)
@@ -36,6 +38,12 @@ struct fsm_label_check fsm_check_labels(const struct fsm_job *job)
     int selects = job->operation == FSM_SELECT;
     ptrdiff_t items = selects ? job->n_selected : 1;
     struct fsm_label_check check = {.bad_row = -1, .bad_item = -1};
+    if (labels->data && !selects && !sample_weight->data && !job->class_weight && job->dimensions == 1) {
+        check.counted = count_labels(job);
+        check.weight_sum = (double)check.counted;
+        if (check.counted >= 0) return check;
+        check = (struct fsm_label_check){.bad_row = -1, .bad_item = -1};
+    }
     for (ptrdiff_t row = 0; row < job->rows; row++) {
         double weight = 1;
         if (sample_weight->data)
@@ -45,9 +53,9 @@ struct fsm_label_check fsm_check_labels(const struct fsm_job *job)
             const char *at = labels->data + row_offset(job, labels, row);
             for (ptrdiff_t item = 0; item < items; item++) {
                 int64_t label = read_label(at + item * labels->axis_stride, job->label_type);
-                if (job->has_ignore_index && label == job->ignore_index) {
+                if (is_ignored(job, label)) {
                     ignored = 1;
-                } else if (label < 0 || label >= job->n) {
+                } else if (!is_class(job, label)) {
                     check.bad_row = row;
                     check.bad_item = item;
                     return check;

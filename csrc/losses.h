@@ -10,6 +10,7 @@
 #define FASTSOFTMAX_LOSSES_H
 
 #include "group.h"
+#include "labels.h"
 #include "logsumexp.h"
 
 /* A row's weight, target at its label and upstream gradient. */
@@ -28,14 +29,33 @@ static void set_row_factors(const struct plan *plan, struct group *group, ptrdif
     group->upstream.low[lane] = (real)((upstream - (double)(real)upstream) + lost);
 }
 
+/* The rows' labels and the logits there; -1 for rows that are ignored, and with no labels at all. */
+static void read_labels(const struct plan *plan, struct group *group)
+{
+    const struct fsm_job *job = plan->job;
+    const struct row_pointers *rows = &group->rows[FSM_LABELS];
+    int64_t labels[64 / (REAL_BITS / 8)];
+    group->label_logit = splat(0);
+    for (ptrdiff_t lane = 0; lane < LANES; lane++) group->label[lane] = -1;
+    if (!has(plan, FSM_LABELS)) return;
+#define READ(type) for (ptrdiff_t lane = 0; lane < group->count; lane++) labels[lane] = read_label(row_start(rows, lane), type)
+    WITH_CONSTANT_TYPE(job->label_type, READ);
+#undef READ
+    for (ptrdiff_t lane = 0; lane < group->count; lane++) {
+        /* Labels were checked before; one that has been changed since is ignored. */
+        if (is_ignored(job, labels[lane]) || !is_class(job, labels[lane])) continue;
+        group->label[lane] = (ptrdiff_t)labels[lane];
+        group->label_logit[lane] = *element(&group->rows[FSM_X], lane, (ptrdiff_t)labels[lane]);
+    }
+}
+
 /* What the rows' labels, weights and upstream gradients come to: a weight of 0 where the
  * row is ignored, and then nothing of the row is used; the target at the label. */
 static void read_targets(const struct plan *plan, struct group *group)
 {
-    const struct fsm_job *job = plan->job;
-    const real *class_weight = job->class_weight;
-    group->label_logit = splat(0);
-    for (ptrdiff_t lane = 0; lane < LANES; lane++) group->label[lane] = -1;
+    const real *class_weight = plan->job->class_weight;
+    int has_labels = has(plan, FSM_LABELS);
+    read_labels(plan, group);
     int alike = !class_weight && !has(plan, FSM_SAMPLE_WEIGHT) && !has(plan, FSM_GRAD_LOSS);
     if (alike) {
         set_row_factors(plan, group, 0, 1);
@@ -46,20 +66,13 @@ static void read_targets(const struct plan *plan, struct group *group)
         group->weight = group->target = group->upstream.high = group->upstream.low = splat(0);
     }
     for (ptrdiff_t lane = 0; lane < group->count; lane++) {
-        int64_t label = 0;
-        if (has(plan, FSM_LABELS)) {
-            label = read_label(row_start(&group->rows[FSM_LABELS], lane), job->label_type);
-            /* Labels were checked before; one that has been changed since is ignored. */
-            if (label < 0 || label >= job->n || (job->has_ignore_index && label == job->ignore_index)) {
-                group->weight[lane] = group->target[lane] = 0;
-                group->upstream.high[lane] = group->upstream.low[lane] = 0;
-                continue;
-            }
-            group->label[lane] = (ptrdiff_t)label;
-            group->label_logit[lane] = *element(&group->rows[FSM_X], lane, (ptrdiff_t)label);
+        ptrdiff_t label = group->label[lane];
+        if (has_labels && label < 0) {
+            group->weight[lane] = group->target[lane] = 0;
+            group->upstream.high[lane] = group->upstream.low[lane] = 0;
+        } else if (!alike) {
+            set_row_factors(plan, group, lane, class_weight && has_labels ? (double)class_weight[label] : 1);
         }
-        double label_weight = class_weight && has(plan, FSM_LABELS) ? (double)class_weight[label] : 1;
-        if (!alike) set_row_factors(plan, group, lane, label_weight);
     }
 }
 
@@ -83,6 +96,21 @@ static const real *read_dense_targets(const struct plan *plan, const struct grou
         store_lanes(targets + i, lanes, t);
     }
     return targets;
+}
+
+/* e * factor - step at each row's label */
+static void set_at_label(const struct plan *plan, struct group *group, struct pair step)
+{
+    vec value = rounded(shifted_exp(group->label_logit, &group->shift, plan->is_scaled, 0));
+    group->at_label =
+        fma_(value, group->factor.high, -step.high) + fma_(value, group->factor.low, -step.low);
+}
+
+/* The probability at each row's label less 1, times the row's weight. */
+static void end_grad_hess(const struct plan *plan, struct group *group)
+{
+    set_at_label(plan, group, (struct pair){splat(1), splat(0)});
+    group->at_label = choose(equal(group->weight, splat(0)), splat(0), group->at_label * group->weight);
 }
 
 static void end_cross_entropy(const struct plan *plan, struct group *group, real *losses)
@@ -127,6 +155,8 @@ static void end_cross_entropy(const struct plan *plan, struct group *group, real
     slope.low += mass.low;
     slope = multiply_pairs(slope, group->upstream);
     group->factor = multiply_pairs(slope, reciprocal(fast_two_sum(sum.high, sum.low)));
+    if (!plan->has_dense_targets)
+        set_at_label(plan, group, multiply_pairs(group->upstream, (struct pair){group->target, splat(0)}));
 }
 
 /* ---- The output ------------------------------------------------------------------------- */
@@ -148,28 +178,14 @@ static void clear_ignored(const struct plan *plan, const struct group *group, pt
     if (any_lane(ignored)) EACH_VECTOR(size, clear_step, out, ignored);
 }
 
-/* e * factor - step at each row's label; 0 elsewhere. Taken before `e` is written over. */
-static vec values_at_labels(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t strip,
-                            const real *e, struct pair factor, struct pair step)
-{
-    ptrdiff_t first = block * BLOCK, length = block_length(plan, block);
-    vec value = splat(0);
-    EACH_LANE_OF_STRIP(plan, group, strip, lane)
-    {
-        if (label_in_block(group, lane, first, length))
-            value[lane] = e[index_in_strip(plan, lane, group->label[lane] - first)];
-    }
-    return fma_(value, factor.high, -step.high) + fma_(value, factor.low, -step.low);
-}
-
 static void write_at_labels(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t strip,
-                            real *out, vec values)
+                            real *out)
 {
     ptrdiff_t first = block * BLOCK, length = block_length(plan, block);
     EACH_LANE_OF_STRIP(plan, group, strip, lane)
     {
         if (label_in_block(group, lane, first, length))
-            out[index_in_strip(plan, lane, group->label[lane] - first)] = values[lane];
+            out[index_in_strip(plan, lane, group->label[lane] - first)] = group->at_label[lane];
     }
 }
 
@@ -189,11 +205,9 @@ static void write_gradient(const struct plan *plan, const struct group *group, p
             if (i >= 0 && i < block_length(plan, block)) out[index_in_strip(plan, lane, i)] -= step[lane];
         }
     } else {
-        struct pair step = multiply_pairs(group->upstream, (struct pair){group->target, splat(0)});
-        vec at_labels = values_at_labels(plan, group, block, strip, e, group->factor, step);
         if (plan->streamed) stream_scaled(e, out, size, factor);
         else write_scaled(e, out, size, factor);
-        write_at_labels(plan, group, block, strip, out, at_labels);
+        write_at_labels(plan, group, block, strip, out);
     }
     clear_ignored(plan, group, strip, out, size);
 }
@@ -209,9 +223,6 @@ static void write_grad_hess(const struct plan *plan, const struct group *group, 
     real *hessian =
         strip_to_write(hessian_rows, plan->vertical, strip, first, strip_memory(plan, scratch, STRIP_HESSIAN));
 
-    struct pair one = {splat(1), splat(0)};
-    vec at_labels = values_at_labels(plan, group, block, strip, e, group->factor, one) * group->weight;
-    at_labels = choose(equal(group->weight, splat(0)), splat(0), at_labels);
     struct pair factor = pair_in_strip(plan, &group->factor, strip);
     vec weight = in_strip(plan, &group->weight, strip);
     struct pair scale = two_product(weight, splat((real)job->factor));
@@ -220,7 +231,7 @@ static void write_grad_hess(const struct plan *plan, const struct group *group, 
     scale.low = choose(equal(scale.low, scale.low), scale.low, splat(0));
     EACH_VECTOR(size, grad_hess_step, e, given, gradient, hessian, factor, weight, scale,
                 splat((real)job->min_hess));
-    write_at_labels(plan, group, block, strip, gradient, at_labels);
+    write_at_labels(plan, group, block, strip, gradient);
     if (!stays_in_scratch(plan))
         write_strip(gradient_rows, plan->vertical, strip, group->count, first, length, gradient);
     write_strip(hessian_rows, plan->vertical, strip, group->count, first, length, hessian);

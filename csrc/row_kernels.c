@@ -171,7 +171,7 @@ static void write_selected(const struct plan *plan, const struct group *group)
     for (ptrdiff_t lane = 0; lane < group->count; lane++) {
         for (ptrdiff_t k = 0; k < job->n_selected; k++) {
             int64_t label = read_label(row_start(labels, lane) + k * labels->axis_stride, job->label_type);
-            if (label < 0 || label >= job->n) continue; /* changed since it was checked */
+            if (!is_class(job, label)) continue; /* changed since it was checked */
             real x = *element(&group->rows[FSM_X], lane, (ptrdiff_t)label), row_max = group->row_max[lane];
             real distance = x - row_max;
             if (plan->is_scaled)
@@ -198,8 +198,11 @@ INLINE void end_sum(const struct plan *plan, struct group *group, const void *su
     if (of_block != &group->sums) group->sums = of_block[0];
     for (ptrdiff_t block = 1; block < count; block++) group->sums = add_sums(group->sums, of_block[block]);
     switch (plan->operation) {
-    case FSM_SOFTMAX:
-    case FSM_GRAD_HESS: end_softmax(group); break;
+    case FSM_SOFTMAX: end_softmax(group); break;
+    case FSM_GRAD_HESS:
+        end_softmax(group);
+        end_grad_hess(plan, group);
+        break;
     case FSM_LOGSUMEXP: end_logsumexp(plan, group); break;
     case FSM_LOG_SOFTMAX: group->log_sum = log_sum_of(group); break;
     case FSM_SELECT:
@@ -288,9 +291,6 @@ INLINE void write_phase(const struct plan *plan, const struct group *group, ptrd
         if (!stays_in_scratch(plan)) write_strip(out_rows, plan->vertical, strip, group->count, first, length, out);
     }
 }
-
-/* The operands of softmax and log_softmax. */
-#define ELEMENTWISE (1u << FSM_X | 1u << FSM_OUT)
 
 /* ---- A range of rows -------------------------------------------------------------------- */
 
@@ -392,26 +392,37 @@ INLINE void all_rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, v
     if (plan->streamed || plan->streams_panels) stream_fence();
 }
 
-/* Most of what is done for a group of short rows, or for one row of columns, is to ask the plan what to do. For the commonest
- * jobs the answers are constants. */
-INLINE void rows_of(enum fsm_operation operation, const struct plan *plan, ptrdiff_t first, ptrdiff_t last,
-                    void *scratch)
+/* Most of what is done for a group of short rows is to ask the plan what to do. For the commonest
+ * jobs, with no operands but those of a kind, the answers are constants. */
+INLINE void rows_of(enum fsm_operation operation, unsigned operands, const struct plan *plan, ptrdiff_t first,
+                    ptrdiff_t last, void *losses, void *scratch)
 {
     struct plan known = *plan;
     known.operation = operation;
-    known.operands = ELEMENTWISE;
+    known.operands &= operands;
     known.vertical = 1;
     known.blocks = 1;
     known.is_scaled = known.is_weighted = known.has_dense_targets = known.streamed = 0;
-    all_rows(&known, first, last, NULL, scratch);
+    all_rows(&known, first, last, losses, scratch);
 }
 
 static void rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *losses, void *scratch)
 {
-    int is_known = plan->operands == ELEMENTWISE && plan->vertical && plan->blocks == 1;
-    if (is_known && plan->operation == FSM_SOFTMAX) rows_of(FSM_SOFTMAX, plan, first, last, scratch);
-    else if (is_known && plan->operation == FSM_LOG_SOFTMAX) rows_of(FSM_LOG_SOFTMAX, plan, first, last, scratch);
-    else all_rows(plan, first, last, losses, scratch);
+    const unsigned elements = 1u << FSM_X | 1u << FSM_OUT, values = 1u << FSM_X | 1u << FSM_ROW_OUT;
+    const unsigned labelled = elements | values | 1u << FSM_LABELS;
+    int is_short = plan->vertical && plan->blocks == 1;
+#define HAS_NO_MORE_THAN(known_operands) (!(plan->operands & ~(known_operands)))
+#define KNOWN(operation, known_operands) rows_of(operation, known_operands, plan, first, last, losses, scratch)
+    if (is_short && plan->operation == FSM_SOFTMAX && HAS_NO_MORE_THAN(elements))
+        KNOWN(FSM_SOFTMAX, elements);
+    else if (is_short && plan->operation == FSM_LOG_SOFTMAX && HAS_NO_MORE_THAN(elements))
+        KNOWN(FSM_LOG_SOFTMAX, elements);
+    else if (is_short && plan->operation == FSM_LOGSUMEXP && HAS_NO_MORE_THAN(values))
+        KNOWN(FSM_LOGSUMEXP, values);
+    else if (is_short && plan->operation == FSM_CROSS_ENTROPY && HAS_NO_MORE_THAN(labelled) && !plan->has_dense_targets)
+        KNOWN(FSM_CROSS_ENTROPY, labelled);
+    else
+        all_rows(plan, first, last, losses, scratch);
 }
 
 const struct kernels KERNELS = {

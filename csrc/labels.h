@@ -1,0 +1,44 @@
+/* Class labels of any integer type, at any stride. */
+#ifndef FASTSOFTMAX_LABELS_H
+#define FASTSOFTMAX_LABELS_H
+
+#include "fastsoftmax.h"
+
+/* Any value beyond int64_t is out of every range; so is -1, which stands for it. */
+static inline int64_t read_label(const char *from, enum fsm_label_type type)
+{
+    switch (type) {
+    case FSM_INT8: return *(const int8_t *)(const void *)from;
+    case FSM_INT16: return *(const int16_t *)(const void *)from;
+    case FSM_INT32: return *(const int32_t *)(const void *)from;
+    case FSM_INT64: return *(const int64_t *)(const void *)from;
+    case FSM_UINT8: return *(const uint8_t *)(const void *)from;
+    case FSM_UINT16: return *(const uint16_t *)(const void *)from;
+    case FSM_UINT32: return *(const uint32_t *)(const void *)from;
+    case FSM_UINT64: {
+        uint64_t value = *(const uint64_t *)(const void *)from;
+        return value > INT64_MAX ? -1 : (int64_t)value;
+    }
+    }
+    return -1;
+}
+
+/* CALL(type) with a constant for the commonest types: a loop over labels then asks but once. */
+#define WITH_CONSTANT_TYPE(type, CALL)                                                             \
+    do {                                                                                           \
+        if ((type) == FSM_INT64) CALL(FSM_INT64);                                                  \
+        else if ((type) == FSM_INT32) CALL(FSM_INT32);                                             \
+        else CALL(type);                                                                           \
+    } while (0)
+
+static inline int is_class(const struct fsm_job *job, int64_t label)
+{
+    return (uint64_t)label < (uint64_t)job->n;
+}
+
+static inline int is_ignored(const struct fsm_job *job, int64_t label)
+{
+    return job->has_ignore_index && label == job->ignore_index;
+}
+
+#endif
