@@ -38,7 +38,9 @@ static void read_labels(const struct plan *plan, struct group *group)
     group->label_logit = splat(0);
     for (ptrdiff_t lane = 0; lane < LANES; lane++) group->label[lane] = -1;
     if (!has(plan, FSM_LABELS)) return;
-#define READ(type) for (ptrdiff_t lane = 0; lane < group->count; lane++) labels[lane] = read_label(row_start(rows, lane), type)
+#define READ(type)                                                                                 \
+    for (ptrdiff_t lane = 0; lane < group->count; lane++)                                          \
+        labels[lane] = read_label(row_start(rows, lane), type)
     WITH_CONSTANT_TYPE(job->label_type, READ);
 #undef READ
     for (ptrdiff_t lane = 0; lane < group->count; lane++) {
@@ -102,8 +104,7 @@ static const real *read_dense_targets(const struct plan *plan, const struct grou
 static void set_at_label(const struct plan *plan, struct group *group, struct pair step)
 {
     vec value = rounded(shifted_exp(group->label_logit, &group->shift, plan->is_scaled, 0));
-    group->at_label =
-        fma_(value, group->factor.high, -step.high) + fma_(value, group->factor.low, -step.low);
+    group->at_label = fma_(value, group->factor.high, -step.high) + fma_(value, group->factor.low, -step.low);
 }
 
 /* The probability at each row's label less 1, times the row's weight. */

@@ -17,7 +17,7 @@
 #define CHAIN_VECTORS (CHAINS / LANES)
 /* Shorter rows are transposed, so that one vector holds one element of many rows: below
  * this length the work across lanes would cost more than the transposition (measured). */
-#define SHORT_ROW ((ptrdiff_t)(REAL_BITS == 32 ? 128 : 32))
+#define SHORT_ROW ((ptrdiff_t)(REAL_BITS == 32 ? 128 : 64))
 
 /* Beyond it e**x is infinite; and no lower max is needed. */
 #define EXP_LIMIT ((real)0.4 * LARGE_MAX)

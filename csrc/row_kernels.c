@@ -392,10 +392,22 @@ INLINE void all_rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, v
     if (plan->streamed || plan->streams_panels) stream_fence();
 }
 
-/* Most of what is done for a group of short rows is to ask the plan what to do. For the commonest
- * jobs, with no operands but those of a kind, the answers are constants. */
-INLINE void rows_of(enum fsm_operation operation, unsigned operands, const struct plan *plan, ptrdiff_t first,
-                    ptrdiff_t last, void *losses, void *scratch)
+/* Most of what is done for a group of short rows is to ask the plan what to do. The commonest jobs,
+ * with these operands at most, are compiled with the answers as constants. */
+enum known_operands {
+    ELEMENTS = 1 << FSM_X | 1 << FSM_OUT,
+    VALUES = 1 << FSM_X | 1 << FSM_ROW_OUT,
+    LABELLED = ELEMENTS | VALUES | 1 << FSM_LABELS,
+};
+
+static int is_known(const struct plan *plan, enum fsm_operation operation, enum known_operands operands)
+{
+    return plan->operation == operation && plan->vertical && plan->blocks == 1 && !plan->has_dense_targets &&
+           !(plan->operands & ~(unsigned)operands);
+}
+
+INLINE void known_rows(const struct plan *plan, enum fsm_operation operation, enum known_operands operands,
+                       ptrdiff_t first, ptrdiff_t last, void *losses, void *scratch)
 {
     struct plan known = *plan;
     known.operation = operation;
@@ -408,19 +420,14 @@ INLINE void rows_of(enum fsm_operation operation, unsigned operands, const struc
 
 static void rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *losses, void *scratch)
 {
-    const unsigned elements = 1u << FSM_X | 1u << FSM_OUT, values = 1u << FSM_X | 1u << FSM_ROW_OUT;
-    const unsigned labelled = elements | values | 1u << FSM_LABELS;
-    int is_short = plan->vertical && plan->blocks == 1;
-#define HAS_NO_MORE_THAN(known_operands) (!(plan->operands & ~(known_operands)))
-#define KNOWN(operation, known_operands) rows_of(operation, known_operands, plan, first, last, losses, scratch)
-    if (is_short && plan->operation == FSM_SOFTMAX && HAS_NO_MORE_THAN(elements))
-        KNOWN(FSM_SOFTMAX, elements);
-    else if (is_short && plan->operation == FSM_LOG_SOFTMAX && HAS_NO_MORE_THAN(elements))
-        KNOWN(FSM_LOG_SOFTMAX, elements);
-    else if (is_short && plan->operation == FSM_LOGSUMEXP && HAS_NO_MORE_THAN(values))
-        KNOWN(FSM_LOGSUMEXP, values);
-    else if (is_short && plan->operation == FSM_CROSS_ENTROPY && HAS_NO_MORE_THAN(labelled) && !plan->has_dense_targets)
-        KNOWN(FSM_CROSS_ENTROPY, labelled);
+    if (is_known(plan, FSM_SOFTMAX, ELEMENTS))
+        known_rows(plan, FSM_SOFTMAX, ELEMENTS, first, last, losses, scratch);
+    else if (is_known(plan, FSM_LOG_SOFTMAX, ELEMENTS))
+        known_rows(plan, FSM_LOG_SOFTMAX, ELEMENTS, first, last, losses, scratch);
+    else if (is_known(plan, FSM_LOGSUMEXP, VALUES))
+        known_rows(plan, FSM_LOGSUMEXP, VALUES, first, last, losses, scratch);
+    else if (is_known(plan, FSM_CROSS_ENTROPY, LABELLED))
+        known_rows(plan, FSM_CROSS_ENTROPY, LABELLED, first, last, losses, scratch);
     else
         all_rows(plan, first, last, losses, scratch);
 }

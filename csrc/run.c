@@ -220,20 +220,20 @@ static void run_by_blocks(struct run *run, int team, ptrdiff_t groups)
 {
     const struct kernels *kernels = run->kernels;
     struct fsm_job *job = run->plan.job;
-    ptrdiff_t step = run->plan.group_rows, itemsize = job->is_double ? 8 : 4;
+    ptrdiff_t step = run->plan.group_rows, blocks = run->plan.blocks, itemsize = job->is_double ? 8 : 4;
     for (ptrdiff_t g = 0; g < groups; g++) {
         ptrdiff_t end = (g + 1) * step < job->rows ? (g + 1) * step : job->rows;
         kernels->begin(&run->plan, group_of(run, g), g * step, end);
     }
-    share_out(team, groups * run->plan.blocks, run_max_blocks, run);
+    share_out(team, groups * blocks, run_max_blocks, run);
     for (ptrdiff_t g = 0; g < groups; g++)
-        kernels->end_max(&run->plan, group_of(run, g), run->maxima + g * run->plan.blocks * (ptrdiff_t)kernels->max_bytes,
-                         run->plan.blocks);
-    share_out(team, groups * run->plan.blocks, run_sum_blocks, run);
+        kernels->end_max(&run->plan, group_of(run, g), run->maxima + g * blocks * (ptrdiff_t)kernels->max_bytes,
+                         blocks);
+    share_out(team, groups * blocks, run_sum_blocks, run);
     for (ptrdiff_t g = 0; g < groups; g++)
-        kernels->end_sum(&run->plan, group_of(run, g), run->sums + g * run->plan.blocks * (ptrdiff_t)kernels->sums_bytes,
-                         run->plan.blocks, job->sum_losses ? run->losses + g * step * itemsize : NULL);
-    if (writes_elements(job)) share_out(team, groups * run->plan.blocks, run_write_blocks, run);
+        kernels->end_sum(&run->plan, group_of(run, g), run->sums + g * blocks * (ptrdiff_t)kernels->sums_bytes,
+                         blocks, job->sum_losses ? run->losses + g * step * itemsize : NULL);
+    if (writes_elements(job)) share_out(team, groups * blocks, run_write_blocks, run);
     if (!job->sum_losses) return;
     for (ptrdiff_t first = 0; first < job->rows; first += run->piece_rows) {
         ptrdiff_t count = job->rows - first < run->piece_rows ? job->rows - first : run->piece_rows;
