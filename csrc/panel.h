@@ -46,7 +46,7 @@ static real *strip_of_group(const struct plan *plan, void *scratch, ptrdiff_t gr
 }
 
 /* Whole groups of neighbouring columns from this row on, as many as a panel takes. */
-INLINE ptrdiff_t groups_of_panel(const struct plan *plan, ptrdiff_t row, ptrdiff_t last)
+static ptrdiff_t groups_of_panel(const struct plan *plan, ptrdiff_t row, ptrdiff_t last)
 {
     if (plan->panel_groups == 0 || (row + plan->skew) % LANES != 0) return 0;
     const struct fsm_job *job = plan->job;
@@ -88,7 +88,7 @@ INLINE void read_tile(const struct plan *plan, struct panel *panel, ptrdiff_t fi
     for (int g = 0; g < count; g++) panel->extremes[first_group + g] = found[g];
 }
 
-INLINE void read_panel(const struct plan *plan, struct panel *panel, void *scratch)
+static void read_panel(const struct plan *plan, struct panel *panel, void *scratch)
 {
     const struct fsm_operand *x = &plan->job->operands[FSM_X];
     const char *start = x->data + row_offset(plan->job, x, panel->first_row);
@@ -155,7 +155,7 @@ INLINE void write_lines(const struct plan *plan, const struct panel *panel, void
     }
 }
 
-INLINE void write_panel(const struct plan *plan, const struct panel *panel, void *scratch)
+static void write_panel(const struct plan *plan, const struct panel *panel, void *scratch)
 {
 #define WRITE(step)                                                                                \
     do {                                                                                           \
