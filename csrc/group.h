@@ -150,7 +150,7 @@ static const real *read_second(const struct plan *plan, const struct group *grou
 
 /* ---- Rows ------------------------------------------------------------------------------- */
 
-INLINE void point_to_rows(const struct plan *plan, struct group *group, enum fsm_operand_name name)
+static void point_to_rows(const struct plan *plan, struct group *group, enum fsm_operand_name name)
 {
     const struct fsm_job *job = plan->job;
     const struct fsm_operand *operand = &job->operands[name];
@@ -177,7 +177,7 @@ INLINE void point_to_rows(const struct plan *plan, struct group *group, enum fsm
 }
 
 /* Dense rows: asks for the group that lies `rows` rows further on, where it is read and written. */
-static void prefetch_group(const struct plan *plan, const struct group *group, ptrdiff_t rows)
+NOT_INLINE void prefetch_group(const struct plan *plan, const struct group *group, ptrdiff_t rows)
 {
     const struct row_pointers *x = &group->rows[FSM_X], *out = &group->rows[FSM_OUT];
     ptrdiff_t n = plan->job->n, row_bytes = n * (ptrdiff_t)sizeof(real);
@@ -205,7 +205,7 @@ static real temperature_of(double given)
     return (real)given;
 }
 
-INLINE void begin_rows(const struct plan *plan, struct group *group, ptrdiff_t first, ptrdiff_t last)
+static void begin_rows(const struct plan *plan, struct group *group, ptrdiff_t first, ptrdiff_t last)
 {
     group->first_row = first;
     group->count = last - first;

@@ -310,7 +310,7 @@ INLINE struct pair pair_across_lanes(struct pair of_row[LANES], ptrdiff_t count)
 /* of_row[field] of each row, those past the last one like the first. */
 #define FIELD_OF_ROWS(to, of_row, count, field) EACH_LANE(r) (to)[r] = (of_row)[r < (count) ? r : 0].field
 
-static void sums_across_lanes(const struct row_sums of_row[], ptrdiff_t count, int with_ties, int with_costs,
+NOT_INLINE void sums_across_lanes(const struct row_sums of_row[], ptrdiff_t count, int with_ties, int with_costs,
                               struct row_sums *sums)
 {
     struct pair pairs[LANES];
@@ -349,7 +349,7 @@ INLINE struct extremes second_extremes(struct extremes a, struct extremes b, ptr
     return (struct extremes){second_runs(a.max, b.max, size), second_runs(a.min, b.min, size)};
 }
 
-static struct extremes extremes_across_lanes(struct extremes of_row[LANES], ptrdiff_t count)
+NOT_INLINE struct extremes extremes_across_lanes(struct extremes of_row[LANES], ptrdiff_t count)
 {
     for (ptrdiff_t r = count; r < LANES; r++) of_row[r] = of_row[0];
 #define FOLD(rows) FOLD_LANES(struct extremes, of_row, rows, first_extremes, second_extremes, join)
@@ -369,7 +369,7 @@ INLINE struct extremes with_elements(struct extremes so_far, vec elements)
 }
 
 /* Those of each lane. */
-static struct extremes extremes_of_strip(const real *x, ptrdiff_t size)
+NOT_INLINE struct extremes extremes_of_strip(const real *x, ptrdiff_t size)
 {
     /* Four independent chains: one would wait for each max in turn. */
     struct extremes a = no_extremes(), b = a, c = a, d = a;
@@ -396,7 +396,7 @@ INLINE void scale_step(ptrdiff_t i, ptrdiff_t lanes, const real *e, real *out, s
     store_lanes(out + i, lanes, scaled(load_lanes(e + i, lanes), factor));
 }
 
-static void write_scaled(const real *e, real *out, ptrdiff_t size, struct pair factor)
+NOT_INLINE void write_scaled(const real *e, real *out, ptrdiff_t size, struct pair factor)
 {
     EACH_VECTOR(size, scale_step, e, out, factor);
 }

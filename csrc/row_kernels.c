@@ -20,7 +20,7 @@
 
 _Static_assert(sizeof(vec) == VECTOR_BYTES, "VECTOR_BYTES fits the instruction set");
 
-INLINE void begin(const struct plan *plan, struct group *group, ptrdiff_t first, ptrdiff_t last)
+static void begin(const struct plan *plan, struct group *group, ptrdiff_t first, ptrdiff_t last)
 {
     begin_rows(plan, group, first, last);
     if (plan->operation == FSM_CROSS_ENTROPY || plan->operation == FSM_GRAD_HESS)
@@ -36,7 +36,7 @@ static const real *x_of_strip(const struct plan *plan, const struct group *group
 
 /* ---- Phase 1: the max, and the min with it ------------------------------------------------ */
 
-INLINE void max_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *extremes_out,
+static void max_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *extremes_out,
                       void *scratch)
 {
     struct extremes of_strip[LANES], *result = extremes_out;
@@ -46,7 +46,7 @@ INLINE void max_phase(const struct plan *plan, const struct group *group, ptrdif
     *result = plan->vertical ? of_strip[0] : extremes_across_lanes(of_strip, count);
 }
 
-INLINE void end_max(const struct plan *plan, struct group *group, const void *extremes, ptrdiff_t count)
+static void end_max(const struct plan *plan, struct group *group, const void *extremes, ptrdiff_t count)
 {
     const struct extremes *of_block = extremes;
     struct extremes of_row = of_block[0];
@@ -63,7 +63,7 @@ INLINE void end_max(const struct plan *plan, struct group *group, const void *ex
 
 /* Each combination in use is a function, and so a loop, of its own. What it does not sum it leaves alone. */
 #define SUMS_FUNCTION(name, mode)                                                                  \
-    static void name(const struct sum_strip *strip, struct row_sums *sums)                         \
+    NOT_INLINE void name(const struct sum_strip *strip, struct row_sums *sums)                     \
     {                                                                                              \
         struct row_sums found = strip->vertical ? vertical_sums(strip, mode) : horizontal_sums(strip, mode); \
         sums->total = found.total;                                                                 \
@@ -128,7 +128,7 @@ static real *waiting_row(const struct plan *plan, ptrdiff_t block, ptrdiff_t str
     return strip_memory(plan, scratch, WHOLE_ROWS) + strip * plan->job->n + block * BLOCK;
 }
 
-INLINE void sum_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *sums_out,
+static void sum_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *sums_out,
                       void *scratch)
 {
     struct row_sums of_row[LANES], *sums = sums_out;
@@ -192,7 +192,7 @@ static void end_softmax(struct group *group)
     group->factor = reciprocal(total);
 }
 
-INLINE void end_sum(const struct plan *plan, struct group *group, const void *sums, ptrdiff_t count, void *losses)
+static void end_sum(const struct plan *plan, struct group *group, const void *sums, ptrdiff_t count, void *losses)
 {
     const struct row_sums *of_block = sums;
     if (of_block != &group->sums) group->sums = of_block[0];
@@ -248,7 +248,7 @@ static void write_log_softmax_vjp(const struct plan *plan, const struct group *g
     EACH_VECTOR(size, log_vjp_step, x, g, out, &shift, half_power, other_half, total);
 }
 
-INLINE void write_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *scratch)
+static void write_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *scratch)
 {
     ptrdiff_t first = block * BLOCK, length = block_length(plan, block), size = strip_size(plan, block);
     const struct row_pointers *out_rows = &group->rows[FSM_OUT];
@@ -296,7 +296,7 @@ INLINE void write_phase(const struct plan *plan, const struct group *group, ptrd
 
 /* A batch: each phase of all its groups before the next, so that where a phase waits for the end
  * of a long chain of operations, another group's is under way. Returns the number of its groups. */
-INLINE ptrdiff_t begin_batch(const struct plan *plan, struct group *groups, ptrdiff_t most, ptrdiff_t first,
+static ptrdiff_t begin_batch(const struct plan *plan, struct group *groups, ptrdiff_t most, ptrdiff_t first,
                              ptrdiff_t last)
 {
     ptrdiff_t count = 0;
@@ -309,7 +309,7 @@ INLINE ptrdiff_t begin_batch(const struct plan *plan, struct group *groups, ptrd
     return count;
 }
 
-INLINE void sum_batch(const struct plan *plan, struct group *groups, ptrdiff_t count, const struct extremes *extremes,
+static void sum_batch(const struct plan *plan, struct group *groups, ptrdiff_t count, const struct extremes *extremes,
                       real *losses, void *scratch)
 {
     for (ptrdiff_t g = 0; g < count; g++) end_max(plan, &groups[g], &extremes[g], 1);
@@ -324,7 +324,7 @@ INLINE void sum_batch(const struct plan *plan, struct group *groups, ptrdiff_t c
     }
 }
 
-INLINE void write_batch(const struct plan *plan, const struct group *groups, ptrdiff_t count, void *scratch)
+static void write_batch(const struct plan *plan, const struct group *groups, ptrdiff_t count, void *scratch)
 {
     for (ptrdiff_t g = 0; g < count; g++)
         for (ptrdiff_t block = 0; block < plan->blocks; block++)
@@ -332,7 +332,7 @@ INLINE void write_batch(const struct plan *plan, const struct group *groups, ptr
 }
 
 /* Returns the row after the last one of the batch. */
-INLINE ptrdiff_t run_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch)
+static ptrdiff_t run_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch)
 {
     struct group groups[BATCH_GROUPS];
     struct extremes extremes[BATCH_GROUPS], of_block;
@@ -395,7 +395,8 @@ static void any_rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, v
 /* Most of what is done for a group of short rows is to ask the plan what to do. For the commonest jobs
  * the answers are constants; with a third one it gained 4 %, and compilers take long over each. */
 #define SHORT_ROWS(name, known_operation)                                                          \
-    static void name(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *scratch)      \
+    static __attribute__((flatten)) void name(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, \
+                                              void *scratch)                                       \
     {                                                                                              \
         struct plan known = *plan;                                                                 \
         known.operation = known_operation;                                                         \

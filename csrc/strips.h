@@ -129,7 +129,7 @@ INLINE void copy_few(real *to, const real *from, ptrdiff_t count)
 }
 
 /* Elements [first, first + length) of each row to steps of a vertical strip. */
-static void gather_rows(const struct row_pointers *rows, ptrdiff_t first, ptrdiff_t length, real *strip)
+NOT_INLINE void gather_rows(const struct row_pointers *rows, ptrdiff_t first, ptrdiff_t length, real *strip)
 {
     if (are_neighbours(rows)) {
         for (ptrdiff_t i = 0; i < length; i++)
@@ -154,7 +154,7 @@ static void gather_rows(const struct row_pointers *rows, ptrdiff_t first, ptrdif
 }
 
 /* The way back, for the first `count` lanes. */
-static void scatter_rows(const struct row_pointers *rows, ptrdiff_t count, ptrdiff_t first, ptrdiff_t length,
+NOT_INLINE void scatter_rows(const struct row_pointers *rows, ptrdiff_t count, ptrdiff_t first, ptrdiff_t length,
                          const real *strip)
 {
     if (are_neighbours(rows)) {
