@@ -168,8 +168,9 @@ static void point_to_rows(const struct plan *plan, struct group *group, enum fsm
         rows->lane[lane] = start;
         if (lane + 1 >= group->count) continue;
         inner_row++;
-        start += rows->row_stride;
-        if (inner > 0 && inner_row == job->shape[inner]) {
+        if (inner == 0 || inner_row < job->shape[inner]) {
+            start += rows->row_stride;
+        } else {
             inner_row = 0;
             start = operand->data + row_offset(job, operand, group->first_row + lane + 1);
         }

@@ -12,10 +12,11 @@
 
 /* At most. */
 #define PANEL_GROUPS (PANEL_LINE_BYTES / VECTOR_BYTES)
-/* Lines of which a run of BATCH_GROUPS groups is read before the next run: the extremes of those
- * groups stay in registers, the run is as long as the processor's own fetching ahead needs. */
+/* Lines of a wide panel of which one run, of BATCH_GROUPS groups, is read before the next run: the
+ * extremes of those groups stay in registers meanwhile. */
 #define TILE_LINES 8
-/* From where on the next lines are asked for. */
+/* From where on the next lines are asked for. Measured with runs of 256 bytes, 4096 bytes from line to
+ * line: 17 cycles for 64 bytes with 2 lines ahead, 7.4 with 16. */
 #define AHEAD_BYTES ((ptrdiff_t)4096)
 
 /* What is left to do with an element when it is written. */

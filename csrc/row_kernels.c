@@ -294,8 +294,10 @@ static void write_phase(const struct plan *plan, const struct group *group, ptrd
 
 /* ---- A range of rows -------------------------------------------------------------------- */
 
-/* A batch: each phase of all its groups before the next, so that where a phase waits for the end
- * of a long chain of operations, another group's is under way. Returns the number of its groups. */
+/* A batch goes through each phase with all its groups before the next: where a phase waits for the
+ * end of a long chain of operations, another group's is under way. */
+
+/* Returns the number of groups, `most` or fewer. */
 static ptrdiff_t begin_batch(const struct plan *plan, struct group *groups, ptrdiff_t most, ptrdiff_t first,
                              ptrdiff_t last)
 {
@@ -393,7 +395,8 @@ static void any_rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, v
 }
 
 /* Most of what is done for a group of short rows is to ask the plan what to do. For the commonest jobs
- * the answers are constants; with a third one it gained 4 %, and compilers take long over each. */
+ * the answers are constants, and `flatten` puts all that asks where the compiler sees them. (The loss
+ * would gain 4 % by it.) */
 #define SHORT_ROWS(name, known_operation)                                                          \
     static __attribute__((flatten)) void name(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, \
                                               void *scratch)                                       \

@@ -29,6 +29,7 @@ typedef integer ivec __attribute__((vector_size(VECTOR_BYTES)));
 typedef real unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(REAL_BITS / 8), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
+/* Long enough by itself, also where its caller is flattened. */
 #define NOT_INLINE static __attribute__((noinline))
 #define EACH_LANE(lane) for (int lane = 0; lane < LANES; lane++)
 
