@@ -209,11 +209,12 @@ INLINE struct row_sums in_first_lane(struct row_sums sums)
 INLINE struct row_sums short_horizontal_sums(const struct sum_strip *strip_in, int mode)
 {
     struct sum_strip strip = *strip_in;
-    real scales[SHORT_ROW], tails[SHORT_ROW];
+    real logits[SHORT_ROW], scales[SHORT_ROW], tails[SHORT_ROW]; /* where e is x, x is gone after the first loop */
     for (ptrdiff_t i = 0; i < strip.length; i += LANES) {
         ptrdiff_t lanes = strip.length - i < LANES ? strip.length - i : LANES;
         vec x = load_first(strip.x + i, lanes, -(real)__builtin_inf());
         struct exponential e = shifted_exp(x, &strip.shift, mode & SCALED, mode & UNCLAMPED && lanes == LANES);
+        store(logits + i, x);
         store(scales + i, e.scale);
         store(tails + i, e.tail);
         if (mode & STORE) store_lanes(strip.e + i, lanes, rounded(e));
@@ -222,7 +223,7 @@ INLINE struct row_sums short_horizontal_sums(const struct sum_strip *strip_in, i
     for (ptrdiff_t i = 0; i < strip.length; i++) {
         struct exponential e = {splat(scales[i]), splat(tails[i])};
         if (mode & KEEP_MAX_OUT) {
-            lane_mask is_max = equal(splat(strip.x[i]), strip.row_max);
+            lane_mask is_max = equal(splat(logits[i]), strip.row_max);
             add_small_exponential(&chain, e, ~is_max);
             chain.ties = choose(is_max, chain.ties + splat(1), chain.ties);
         } else {

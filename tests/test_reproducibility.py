@@ -284,9 +284,24 @@ def test_alignment(dtype):
             assert_same_bytes([fsm.softmax(view), fsm.softmax(view, out=view)], [expected, expected], (n, offset))
 
 
-def test_in_place(dtype):
+@pytest.mark.usefixtures("isa")
+def test_one_certain_row_in_place(dtype):
+    """The maximum is kept out of the sum, though the row's memory is written over meanwhile."""
+    for n in LENGTHS:
+        x = np.zeros((1, n), dtype)
+        x[0, n // 2] = 50
+        expected = fsm.softmax_cross_entropy_value_and_grad(x, [n // 2], reduction="none")
+        for y in (x.copy(), np.repeat(x, 3, axis=1)[:, ::3]):
+            loss, gradient = fsm.softmax_cross_entropy_value_and_grad(y, [n // 2], reduction="none", out=y)
+            assert_same_bytes([loss, gradient], expected, n)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_in_place(dtype, alone):
     for n in [*LENGTHS, *LONG_LENGTHS]:
         rows = cases.make_rows(18 if n < 200 else 3, n, dtype, special=True)
+        if alone:
+            rows = rows.map(lambda a: a[:1].copy())
         x, g, labels = rows.x, rows.g, rows.labels
         for function in (
             lambda x, out: fsm.softmax(x, out=out),
@@ -294,6 +309,7 @@ def test_in_place(dtype):
             lambda x, out, g=g: fsm.softmax_vjp(x, g, out=out),
             lambda x, out, g=g: fsm.log_softmax_vjp(x, g, out=out),
             lambda x, out, labels=labels: fsm.softmax_cross_entropy_grad(x, labels, out=out),
+            lambda x, out, labels=labels: fsm.softmax_cross_entropy_value_and_grad(x, labels, out=out)[1],
             lambda x, out, p=rows.probabilities: fsm.softmax_cross_entropy_grad(x, p, out=out),
         ):
             expected = function(x, None)
