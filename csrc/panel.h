@@ -160,7 +160,7 @@ static void write_panel(const struct plan *plan, const struct panel *panel, void
 {
 #define WRITE(step)                                                                                \
     do {                                                                                           \
-        if (plan->streams_panels) write_lines(plan, panel, scratch, step, 1);                            \
+        if (plan->streams_panels) write_lines(plan, panel, scratch, step, 1);                      \
         else write_lines(plan, panel, scratch, step, 0);                                           \
     } while (0)
     switch (last_step_of(plan)) {
