@@ -35,7 +35,8 @@ struct plan {
     int has_dense_targets;      /* every class has a target of its own, not the label alone */
     ptrdiff_t blocks;           /* of a row */
     int streamed;          /* outputs of horizontal groups go past the caches */
-    int streams_panels;    /* those of panels do */
+    int writes_panels;     /* outputs lie as panels do; else group by group is scattered */
+    int streams_panels;    /* those of panels go past the caches */
     ptrdiff_t skew;        /* the first group has so many rows less: the next ones' outputs are aligned */
     ptrdiff_t group_rows;  /* at most */
     ptrdiff_t ahead;       /* reals from a row of x to the same one of the next group, which is fetched ahead */

@@ -333,6 +333,12 @@ static void write_batch(const struct plan *plan, const struct group *groups, ptr
             write_phase(plan, &groups[g], block, group_scratch(plan, scratch, g));
 }
 
+static void scatter_batch(const struct plan *plan, const struct group *groups, ptrdiff_t count, void *scratch)
+{
+    for (ptrdiff_t g = 0; g < count; g++)
+        scatter_rows(&groups[g].rows[FSM_OUT], groups[g].count, 0, plan->job->n, strip_of_group(plan, scratch, g));
+}
+
 /* Returns the row after the last one of the batch. */
 static ptrdiff_t run_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch)
 {
@@ -356,8 +362,7 @@ static ptrdiff_t run_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t l
     sum_batch(plan, groups, count, extremes, losses, scratch);
     if (!writes_elements(plan)) return end;
     write_batch(plan, groups, count, scratch);
-    for (ptrdiff_t g = 0; g < count && in_scratch; g++)
-        scatter_rows(&groups[g].rows[FSM_OUT], groups[g].count, 0, plan->job->n, strip_of_group(plan, scratch, g));
+    if (in_scratch) scatter_batch(plan, groups, count, scratch);
     return end;
 }
 
@@ -375,11 +380,14 @@ static ptrdiff_t run_panel(const struct plan *plan, ptrdiff_t first, ptrdiff_t g
         count = begin_batch(plan, groups, BATCH_GROUPS, first + done * LANES, end);
         sum_batch(plan, groups, count, panel.extremes + done, losses ? losses + done * LANES : NULL, batch_scratch);
         if (!writes_elements(plan)) continue;
-        if (last_step_of(plan) == COPY) write_batch(plan, groups, count, batch_scratch);
-        else
+        if (plan->writes_panels && last_step_of(plan) != COPY) {
             for (ptrdiff_t g = 0; g < count; g++) set_last_step(plan, &panel, done + g, &groups[g]);
+            continue;
+        }
+        write_batch(plan, groups, count, batch_scratch);
+        if (!plan->writes_panels) scatter_batch(plan, groups, count, batch_scratch);
     }
-    if (writes_elements(plan)) write_panel(plan, &panel, scratch);
+    if (plan->writes_panels) write_panel(plan, &panel, scratch);
     return end;
 }
 

@@ -68,14 +68,16 @@ static void plan_vertical(struct plan *plan, const struct kernels *kernels, int 
     plan->batch_groups = 1;
     if (job->n > BLOCK) return;
     plan->batch_groups = at_least_one(least(least(GROUP_BYTES / plan->strip_bytes, BATCH_GROUPS), groups));
-    if (!columns || plan->is_weighted || job->shape[job->dimensions - 1] < 2 * kernels->lanes ||
-        (writes_elements(job) && !are_columns(job, out, kernels->lanes)))
-        return;
-    /* Wide ones, but not so wide that a thread would have less than two. */
-    ptrdiff_t line_groups = PANEL_LINE_BYTES / (kernels->lanes * itemsize);
-    line_groups = least(line_groups, most(groups / (2 * thread_limit()), BATCH_GROUPS));
-    plan->panel_groups = at_least_one(least(PANEL_BYTES / plan->strip_bytes, line_groups));
-    if (!writes_elements(job) || job->sum_losses || job->n * itemsize * job->rows < STREAM_BYTES ||
+    if (!columns || plan->is_weighted || job->shape[job->dimensions - 1] < 2 * kernels->lanes) return;
+    plan->writes_panels = writes_elements(job) && are_columns(job, out, kernels->lanes);
+    /* Wide ones, of which every thread has as many, two or more if they are not narrow then. */
+    ptrdiff_t line_groups = PANEL_LINE_BYTES / (kernels->lanes * itemsize), threads = thread_limit();
+    line_groups = least(line_groups, most(groups / (2 * threads), BATCH_GROUPS));
+    ptrdiff_t widest = at_least_one(least(PANEL_BYTES / plan->strip_bytes, line_groups));
+    ptrdiff_t panels = (groups - 1) / widest + 1;
+    if (panels > 1) panels = round_up(panels, threads);
+    plan->panel_groups = (groups - 1) / panels + 1;
+    if (!plan->writes_panels || job->sum_losses || job->n * itemsize * job->rows < STREAM_BYTES ||
         !are_lines_alike(job, out, kernels->lanes))
         return;
     plan->streams_panels = 1;

@@ -133,15 +133,16 @@ def _loops(call: Call, sample_seconds: float = 1e-4) -> int:
     return loops
 
 
-def _wait_for_quiet(longest: float = 0.1) -> None:
+def _wait_for_quiet(longest: float = 0.2) -> None:
     """Wait until the threads of the contender before have stopped spinning for more work.
 
-    They take processors from whoever comes next: about 10 ms in torch, 50 in ONNX Runtime.
+    They take processors from whoever comes next: about 10 ms in torch, 50 in ONNX Runtime. Linux
+    counts the time of a thread that runs elsewhere at its clock's ticks, up to 10 ms apart.
     """
     give_up = time.perf_counter() + longest
     while time.perf_counter() < give_up:
         wall, work = time.perf_counter(), time.process_time()
-        time.sleep(0.002)
+        time.sleep(0.02)
         if time.process_time() - work < 0.2 * (time.perf_counter() - wall):
             return
 
