@@ -164,7 +164,8 @@ static void point_to_rows(const struct plan *plan, struct group *group, enum fsm
     if (rows->is_regular) return;
     ptrdiff_t inner_row = inner == 0 ? 0 : group->first_row % job->shape[inner];
     char *start = rows->first;
-    for (ptrdiff_t lane = 0; lane < LANES; lane++) {
+    ptrdiff_t lanes = plan->vertical ? LANES : group->count;
+    for (ptrdiff_t lane = 0; lane < lanes; lane++) {
         rows->lane[lane] = start;
         if (lane + 1 >= group->count) continue;
         inner_row++;
@@ -210,7 +211,8 @@ static void begin_rows(const struct plan *plan, struct group *group, ptrdiff_t f
 {
     group->first_row = first;
     group->count = last - first;
-    for (int i = 0; i < plan->present_count; i++) point_to_rows(plan, group, plan->present[i]);
+    for (unsigned left = plan->operands; left; left &= left - 1)
+        point_to_rows(plan, group, (enum fsm_operand_name)__builtin_ctz(left));
     if (!plan->is_scaled) return;
     group->temperature = splat(1);
     for (ptrdiff_t lane = 0; lane < group->count; lane++)

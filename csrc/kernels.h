@@ -29,8 +29,6 @@ struct plan {
     int vertical;
     enum fsm_operation operation;
     unsigned operands; /* a bit, 1 << name, for each that the job has */
-    int present_count; /* and their names */
-    enum fsm_operand_name present[FSM_OPERANDS];
     int is_scaled, is_weighted; /* logits by a temperature, exponentials by factors */
     int has_dense_targets;      /* every class has a target of its own, not the label alone */
     ptrdiff_t blocks;           /* of a row */

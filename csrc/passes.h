@@ -194,15 +194,6 @@ INLINE struct row_sums vertical_sums(const struct sum_strip *strip_in, int mode)
     return totals[0];
 }
 
-INLINE struct row_sums in_first_lane(struct row_sums sums)
-{
-    lane_mask first = first_lanes(1);
-    vec zero = splat(0);
-    sums.total = (struct pair){choose(first, sums.total.high, zero), choose(first, sums.total.low, zero)};
-    sums.ties = choose(first, sums.ties, zero);
-    return sums;
-}
-
 /* A single short row's one chain, of which a vertical group would use one lane: its exponentials a
  * vector at a time, and their sum element by element, in every lane. For the modes of SINGLE_ROW_MODES. */
 #define SINGLE_ROW_MODES (STORE | KEEP_MAX_OUT | SCALED | UNCLAMPED)
@@ -230,7 +221,7 @@ INLINE struct row_sums short_horizontal_sums(const struct sum_strip *strip_in, i
             add_exponential(&chain, e);
         }
     }
-    return in_first_lane(chain_total(chain, mode));
+    return chain_total(chain, mode);
 }
 
 /* The totals of a horizontal strip's chains, CHAIN_VECTORS of them added up in each lane. */
