@@ -28,16 +28,6 @@ struct group {
     struct pair upstream;
 };
 
-INLINE int has(const struct plan *plan, enum fsm_operand_name name)
-{
-    return plan->operands >> name & 1;
-}
-
-INLINE int writes_elements(const struct plan *plan)
-{
-    return has(plan, FSM_OUT) && plan->operation != FSM_SELECT;
-}
-
 /* The sum's logarithm is wanted, so the max is kept out of it. */
 INLINE int keeps_max_out(const struct plan *plan)
 {
@@ -107,15 +97,13 @@ INLINE ptrdiff_t index_in_strip(const struct plan *plan, ptrdiff_t lane, ptrdiff
     return plan->vertical ? i * LANES + lane : i;
 }
 
-/* Scratch memory holds a few strips: which is for what. */
-enum strip_use { STRIP_X, STRIP_SECOND, STRIP_HESSIAN, WHOLE_ROWS };
 INLINE real *strip_memory(const struct plan *plan, void *scratch, enum strip_use use)
 {
     return (real *)(void *)((char *)scratch + use * plan->strip_bytes);
 }
 
 /* Vertical strips of rows of one block are read before the first phase, stay in scratch
- * memory through all of them and go home after the last (panel.h). */
+ * memory through all of them and go home after the last (run_batch, run_panel). */
 INLINE int stays_in_scratch(const struct plan *plan) { return plan->vertical && plan->blocks == 1; }
 
 INLINE const real *read_operand(const struct plan *plan, const struct group *group, enum fsm_operand_name name,

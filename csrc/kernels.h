@@ -1,4 +1,4 @@
-/* Between the drivers of a job (parallel.c) and the kernels of one dtype and instruction set.
+/* Between the driver of a job (run.c) and the kernels of one dtype and instruction set.
  *
  * The kernels work on one group of rows at a time, at most as many as a vector has lanes:
  * vertical, with an element of each row in a lane, or horizontal, row by row with lanes of
@@ -20,7 +20,7 @@
 /* Groups of a batch, at most. */
 #define BATCH_GROUPS 8
 
-/* Bytes of a panel's columns in each line of memory: a page. */
+/* Bytes of a panel's columns in each line of memory: a page at most. */
 #define PANEL_LINE_BYTES ((ptrdiff_t)4096)
 
 /* What the driver found out about a job, the same for all of its threads. */
@@ -33,23 +33,33 @@ struct plan {
     int has_dense_targets;      /* every class has a target of its own, not the label alone */
     ptrdiff_t blocks;           /* of a row */
     int streamed;          /* outputs of horizontal groups go past the caches */
-    int writes_panels;     /* outputs lie as panels do; else group by group is scattered */
-    int streams_panels;    /* those of panels go past the caches */
+    int writes_panels;     /* elements are written and lie as panels do; else they are scattered by group */
+    int streams_panels;    /* the outputs of panels go past the caches */
     ptrdiff_t skew;        /* the first group has so many rows less: the next ones' outputs are aligned */
     ptrdiff_t group_rows;  /* at most */
     ptrdiff_t ahead;       /* reals from a row of x to the same one of the next group, which is fetched ahead */
     ptrdiff_t strip_bytes; /* of one strip of scratch memory */
     ptrdiff_t batch_groups;        /* at most BATCH_GROUPS: they go through each phase one after the other */
-    ptrdiff_t panel_groups;        /* read and written together, see panel.h; 0: none are */
+    ptrdiff_t panel_groups;        /* read together, and written where writes_panels: see panel.h; 0: none are */
     ptrdiff_t group_scratch_bytes; /* of each of them */
     ptrdiff_t scratch_bytes;       /* of a thread */
 };
+
+/* What the strips in a group's scratch memory are for; behind them all is room for whole rows. */
+enum strip_use { STRIP_X, STRIP_SECOND, STRIP_HESSIAN, WHOLE_ROWS };
+
+static inline int has(const struct plan *plan, enum fsm_operand_name name) { return plan->operands >> name & 1; }
+
+static inline int writes_elements(const struct plan *plan)
+{
+    return has(plan, FSM_OUT) && plan->operation != FSM_SELECT;
+}
 
 struct group; /* one group's state: opaque memory of group_bytes, aligned to 64 */
 
 struct kernels {
     ptrdiff_t lanes;
-    ptrdiff_t short_row; /* rows below this length need a vertical group */
+    ptrdiff_t short_row; /* rows below this length go in vertical groups, a single one alone: see run.c */
     size_t group_bytes, max_bytes, sums_bytes;
     /* Rows [first, last); writes their losses to `losses` where the job sums them. */
     void (*rows)(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *losses, void *scratch);

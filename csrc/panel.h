@@ -1,4 +1,5 @@
-/* Panels: vertical groups of columns side by side, whose strips are read and written together.
+/* Panels: vertical groups of columns side by side, whose strips are read together, and written
+ * together where the output lies in columns too.
  *
  * A group of columns takes 64 bytes of each line of memory that lies along its rows. Lines a
  * power of two apart share a few places in every cache, and what the processor fetched ahead

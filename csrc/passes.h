@@ -15,7 +15,7 @@
 
 #define CHAINS ((ptrdiff_t)(512 / REAL_BITS))
 #define CHAIN_VECTORS (CHAINS / LANES)
-/* Shorter rows are transposed, so that one vector holds one element of many rows: below
+/* Shorter rows, unless there is only one, are transposed, so that one vector holds one element of many rows: below
  * this length the work across lanes would cost more than the transposition (measured). */
 #define SHORT_ROW ((ptrdiff_t)(REAL_BITS == 32 ? 128 : 64))
 

@@ -139,8 +139,8 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
     strip.is_short = plan->job->n < SHORT_ROW;
     strip.length = block_length(plan, block);
     strip.ahead = plan->ahead;
-    /* A single short row's sums are in every lane. */
-    int is_whole = plan->vertical || strip.is_short;
+    /* A horizontal group of short rows has one row (is_alone of run.c), and its sums in every lane. */
+    int is_total = plan->vertical || strip.is_short;
     ptrdiff_t first = block * BLOCK, count = strips(plan, group);
     for (ptrdiff_t s = 0; s < count; s++) {
         strip.shift = shift_in_strip(plan, &group->shift, s);
@@ -157,11 +157,11 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
                                      : strip_to_write(&group->rows[FSM_OUT], plan->vertical, s, first, in_scratch);
         }
         sums_function *function = is_unclamped(plan, group, s) ? unclamped(sums_of) : sums_of;
-        function(&strip, is_whole ? sums : &of_row[s]);
+        function(&strip, is_total ? sums : &of_row[s]);
         if (stores_exponentials(plan) && !plan->streamed && !stays_in_scratch(plan))
             write_strip(&group->rows[FSM_OUT], plan->vertical, s, group->count, first, strip.length, strip.e);
     }
-    if (!is_whole)
+    if (!is_total)
         sums_across_lanes(of_row, count, keeps_max_out(plan), plan->has_dense_targets || sums_of == sums_products,
                           sums);
 }

@@ -1,4 +1,4 @@
-/* Runs a job: chooses the group's shape, cuts the rows into pieces, shares them out.
+/* Runs a job: chooses the group's shape, cuts the rows into items, shares them out.
  *
  * All that is chosen here is a matter of speed; the bits of a row are fixed by passes.h,
  * those of a summed loss by the fixed pieces below. */
@@ -19,6 +19,8 @@
 #define STREAM_BYTES ((ptrdiff_t)16 << 20)
 /* Bytes of the longest row whose exponentials wait in a thread's own memory meanwhile. */
 #define STREAM_ROW_BYTES ((ptrdiff_t)512 << 10)
+/* Groups of a panel below which reading takes longer (measured: 1 takes 1.3 times as long as 4 to 25). */
+#define NARROW_PANEL ((ptrdiff_t)4)
 /* Bytes of the strips of a panel: they stay in a core's second-level cache. */
 #define PANEL_BYTES ((ptrdiff_t)512 << 10)
 /* Bytes of the rows of a horizontal group, or of the strips of a batch of short rows: with what
@@ -28,7 +30,6 @@
 #define PREFETCH_BYTES ((ptrdiff_t)131072)
 /* Scratch memory of a small job, on the stack. */
 #define SMALL_SCRATCH 20480
-#define STRIPS 3
 #define ALIGNMENT 64
 
 static ptrdiff_t round_up(ptrdiff_t value, ptrdiff_t multiple) { return (value + multiple - 1) / multiple * multiple; }
@@ -36,10 +37,6 @@ static ptrdiff_t round_up(ptrdiff_t value, ptrdiff_t multiple) { return (value +
 static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static ptrdiff_t most(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
 static ptrdiff_t at_least_one(ptrdiff_t value) { return most(value, 1); }
-
-static int has(const struct fsm_job *job, enum fsm_operand_name name) { return job->operands[name].data != NULL; }
-
-static int writes_elements(const struct fsm_job *job) { return has(job, FSM_OUT) && job->operation != FSM_SELECT; }
 
 /* Neighbouring rows lie one element apart, so that a vector takes an element of each. */
 static int are_columns(const struct fsm_job *job, const struct fsm_operand *operand, ptrdiff_t lanes)
@@ -59,7 +56,7 @@ static int are_lines_alike(const struct fsm_job *job, const struct fsm_operand *
     return 1;
 }
 
-static void plan_vertical(struct plan *plan, const struct kernels *kernels, int columns)
+static void plan_vertical(struct plan *plan, const struct kernels *kernels, int columns, int threads)
 {
     const struct fsm_job *job = plan->job;
     const struct fsm_operand *out = &job->operands[FSM_OUT];
@@ -68,13 +65,14 @@ static void plan_vertical(struct plan *plan, const struct kernels *kernels, int 
     if (job->n > BLOCK) return;
     plan->batch_groups = at_least_one(least(least(GROUP_BYTES / plan->strip_bytes, BATCH_GROUPS), groups));
     if (!columns || plan->is_weighted || job->shape[job->dimensions - 1] < 2 * kernels->lanes) return;
-    plan->writes_panels = writes_elements(job) && are_columns(job, out, kernels->lanes);
-    /* Wide ones, of which every thread has as many, two or more if they are not narrow then. */
-    ptrdiff_t line_groups = PANEL_LINE_BYTES / (kernels->lanes * itemsize), threads = thread_limit();
+    plan->writes_panels = writes_elements(plan) && are_columns(job, out, kernels->lanes);
+    /* As wide as memory and cache allow, but two or more for each thread, and for each as many, unless
+     * that made them narrow. */
+    ptrdiff_t line_groups = PANEL_LINE_BYTES / (kernels->lanes * itemsize);
     line_groups = least(line_groups, most(groups / (2 * threads), BATCH_GROUPS));
     ptrdiff_t widest = at_least_one(least(PANEL_BYTES / plan->strip_bytes, line_groups));
     ptrdiff_t panels = (groups - 1) / widest + 1;
-    if (panels > 1) panels = round_up(panels, threads);
+    if (panels > 1 && groups >= NARROW_PANEL * round_up(panels, threads)) panels = round_up(panels, threads);
     plan->panel_groups = (groups - 1) / panels + 1;
     if (!plan->writes_panels || job->sum_losses || job->n * itemsize * job->rows < STREAM_BYTES ||
         !are_lines_alike(job, out, kernels->lanes))
@@ -93,12 +91,12 @@ static void plan_horizontal(struct plan *plan, const struct kernels *kernels)
      * first-level cache between the phases. */
     plan->group_rows = at_least_one(least(GROUP_BYTES / row_bytes, kernels->lanes));
     /* Longer rows would push each other out of the second-level cache; others are read from a copy. */
-    if (x->axis_stride == itemsize && job->shape[last] > plan->group_rows &&
+    if (x->axis_stride == itemsize && !plan->is_weighted && job->shape[last] > plan->group_rows &&
         plan->group_rows * row_bytes <= PREFETCH_BYTES)
         plan->ahead = plan->group_rows * x->strides[last] / itemsize;
     int can_stream = job->operation == FSM_SOFTMAX || job->operation == FSM_LOG_SOFTMAX ||
                      job->operation == FSM_CROSS_ENTROPY;
-    plan->streamed = can_stream && has(job, FSM_OUT) && out->axis_stride == itemsize &&
+    plan->streamed = can_stream && has(plan, FSM_OUT) && out->axis_stride == itemsize &&
                      row_bytes <= STREAM_ROW_BYTES && row_bytes * job->rows >= STREAM_BYTES;
 }
 
@@ -119,17 +117,18 @@ static int is_alone(const struct plan *plan)
 }
 
 /* Field by field: to clear the whole of it first takes a tenth of a small call. */
-static void make_plan(struct plan *plan, struct fsm_job *job, const struct kernels *kernels)
+static void make_plan(struct plan *plan, struct fsm_job *job, const struct kernels *kernels, int threads)
 {
     ptrdiff_t itemsize = job->is_double ? 8 : 4, length = least(job->n, BLOCK);
     plan->job = job;
     plan->operation = job->operation;
     plan->operands = 0;
-    for (int name = 0; name < FSM_OPERANDS; name++) plan->operands |= (unsigned)has(job, name) << name;
-    plan->is_scaled = has(job, FSM_TEMPERATURE);
-    plan->is_weighted = job->operation == FSM_LOGSUMEXP && has(job, FSM_SECOND);
+    for (int name = 0; name < FSM_OPERANDS; name++)
+        if (job->operands[name].data) plan->operands |= 1u << name;
+    plan->is_scaled = has(plan, FSM_TEMPERATURE);
+    plan->is_weighted = job->operation == FSM_LOGSUMEXP && has(plan, FSM_SECOND);
     plan->has_dense_targets =
-        job->operation == FSM_CROSS_ENTROPY && (has(job, FSM_SECOND) || job->label_smoothing != 0);
+        job->operation == FSM_CROSS_ENTROPY && (has(plan, FSM_SECOND) || job->label_smoothing != 0);
     plan->blocks = (job->n + BLOCK - 1) / BLOCK;
     plan->streamed = plan->writes_panels = plan->streams_panels = 0;
     plan->skew = plan->ahead = plan->panel_groups = 0;
@@ -137,8 +136,8 @@ static void make_plan(struct plan *plan, struct fsm_job *job, const struct kerne
     int columns = are_columns(job, &job->operands[FSM_X], kernels->lanes);
     plan->vertical = columns || (job->n < kernels->short_row && !is_alone(plan));
     plan->strip_bytes = round_up(length * (plan->vertical ? kernels->lanes : 1) * itemsize, ALIGNMENT) + ALIGNMENT;
-    plan->group_scratch_bytes = STRIPS * plan->strip_bytes;
-    if (plan->vertical) plan_vertical(plan, kernels, columns);
+    plan->group_scratch_bytes = WHOLE_ROWS * plan->strip_bytes;
+    if (plan->vertical) plan_vertical(plan, kernels, columns, threads);
     else plan_horizontal(plan, kernels);
     plan->scratch_bytes = most(plan->batch_groups, plan->panel_groups) * plan->group_scratch_bytes;
     if (plan->streamed) plan->scratch_bytes += round_up(job->n * itemsize * plan->group_rows, ALIGNMENT);
@@ -224,7 +223,7 @@ static void run_by_blocks(struct run *run, int team, ptrdiff_t groups)
     struct fsm_job *job = run->plan.job;
     ptrdiff_t step = run->plan.group_rows, blocks = run->plan.blocks, itemsize = job->is_double ? 8 : 4;
     for (ptrdiff_t g = 0; g < groups; g++) {
-        ptrdiff_t end = (g + 1) * step < job->rows ? (g + 1) * step : job->rows;
+        ptrdiff_t end = least((g + 1) * step, job->rows);
         kernels->begin(&run->plan, group_of(run, g), g * step, end);
     }
     share_out(team, groups * blocks, run_max_blocks, run);
@@ -235,10 +234,10 @@ static void run_by_blocks(struct run *run, int team, ptrdiff_t groups)
     for (ptrdiff_t g = 0; g < groups; g++)
         kernels->end_sum(&run->plan, group_of(run, g), run->sums + g * blocks * (ptrdiff_t)kernels->sums_bytes,
                          blocks, job->sum_losses ? run->losses + g * step * itemsize : NULL);
-    if (writes_elements(job)) share_out(team, groups * blocks, run_write_blocks, run);
+    if (writes_elements(&run->plan)) share_out(team, groups * blocks, run_write_blocks, run);
     if (!job->sum_losses) return;
     for (ptrdiff_t first = 0; first < job->rows; first += run->piece_rows) {
-        ptrdiff_t count = job->rows - first < run->piece_rows ? job->rows - first : run->piece_rows;
+        ptrdiff_t count = least(run->piece_rows, job->rows - first);
         job->loss_sum += sum_losses(job->is_double, run->losses + first * itemsize, count);
     }
 }
@@ -262,7 +261,10 @@ enum fsm_status fsm_run(struct fsm_job *job)
     if (job->rows == 0 || job->n == 0) return FSM_DONE;
     struct run run;
     run.kernels = chosen_kernels[job->is_double != 0];
-    make_plan(&run.plan, job, run.kernels);
+    /* Divided rather than multiplied: a stride of 0 makes rows of any number. */
+    ptrdiff_t row_elements = job->n + ROW_ELEMENTS;
+    int threads = job->rows >= (PARALLEL_ELEMENTS + row_elements - 1) / row_elements ? thread_limit() : 1;
+    make_plan(&run.plan, job, run.kernels, threads);
     ptrdiff_t itemsize = job->is_double ? 8 : 4;
     ptrdiff_t groups = (job->rows + run.plan.group_rows - 1) / run.plan.group_rows;
 
@@ -278,12 +280,9 @@ enum fsm_status fsm_run(struct fsm_job *job)
     ptrdiff_t items = (job->rows + run.plan.skew - 1) / run.item_rows + 1;
     ptrdiff_t pieces = job->sum_losses ? (job->rows - 1) / run.piece_rows + 1 : 0;
 
-    int team = 1;
-    /* Divided rather than multiplied: a stride of 0 makes rows of any number. */
-    ptrdiff_t row_elements = job->n + ROW_ELEMENTS;
-    if (job->rows >= (PARALLEL_ELEMENTS + row_elements - 1) / row_elements) team = claim_team(thread_limit());
+    int team = claim_team(threads);
     int by_blocks = team > 1 && run.plan.blocks > 1 && groups < 4 * (ptrdiff_t)team && groups % team != 0;
-    if (by_blocks && run.plan.streamed) run.plan.streamed = 0;
+    if (by_blocks) run.plan.streamed = 0;
 
     struct arena arena = {0};
     ptrdiff_t scratch_at = reserve(&arena, team, run.plan.scratch_bytes);
