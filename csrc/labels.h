@@ -4,7 +4,7 @@
 
 #include "fastsoftmax.h"
 
-/* Any value beyond int64_t is out of every range; so is -1, which stands for it. */
+/* A uint64_t comes as the int64_t of the same bits: none that this makes negative is a class. */
 static inline int64_t read_label(const char *from, enum fsm_label_type type)
 {
     switch (type) {
@@ -15,10 +15,7 @@ static inline int64_t read_label(const char *from, enum fsm_label_type type)
     case FSM_UINT8: return *(const uint8_t *)(const void *)from;
     case FSM_UINT16: return *(const uint16_t *)(const void *)from;
     case FSM_UINT32: return *(const uint32_t *)(const void *)from;
-    case FSM_UINT64: {
-        uint64_t value = *(const uint64_t *)(const void *)from;
-        return value > INT64_MAX ? -1 : (int64_t)value;
-    }
+    case FSM_UINT64: return (int64_t)*(const uint64_t *)(const void *)from;
     }
     return -1;
 }

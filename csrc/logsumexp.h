@@ -26,7 +26,12 @@ static void end_weighted(const struct plan *plan, struct group *group)
 {
     const vec infinity = splat((real)__builtin_inf()), zero = splat(0), nan = splat((real)__builtin_nan(""));
     vec ties = group->sums.ties, total = group->sums.total.high;
-    struct pair q = divide_pairs(group->sums.total, as_pair(group->largest));
+    struct pair largest = as_pair(group->largest), q = divide_pairs(group->sums.total, largest);
+    /* Where the largest terms cancel, the rest may be too small a part of one: it is taken times SUM_SCALE. */
+    lane_mask is_small = equal(ties, zero) & less(absolute(q.high), splat(1 / SUM_SCALE));
+    const vec up = splat(SUM_SCALE);
+    struct pair enlarged = divide_pairs((struct pair){total * up, group->sums.total.low * up}, largest);
+    q = (struct pair){choose(is_small, enlarged.high, q.high), choose(is_small, enlarged.low, q.low)};
     struct pair sum = two_sum(ties, q.high);
     vec value = sum.high + (sum.low + q.low);
     /* Infinite terms decide alone; their pairs have no low part. */
@@ -38,7 +43,11 @@ static void end_weighted(const struct plan *plan, struct group *group)
 
     lane_mask negative = less(value, zero);
     struct pair magnitude = {choose(negative, -q.high, q.high), choose(negative, -q.low, q.low)};
-    vec result = logsumexp_of(group, log_of_sum(choose(negative, -ties, ties), magnitude));
+    struct pair log_sum = log_of_sum(choose(negative, -ties, ties), magnitude);
+    struct pair down = {splat(-SUM_EXPONENT * LN2_HIGH), splat(-SUM_EXPONENT * LN2_LOW)};
+    down = add_pairs(log_sum, down);
+    log_sum = (struct pair){choose(is_small, down.high, log_sum.high), choose(is_small, down.low, log_sum.low)};
+    vec result = logsumexp_of(group, log_sum);
     result = choose(equal(value, zero), -infinity, result);
     result = choose(equal(absolute(value), infinity), infinity, result);
     result = choose(equal(value, value), result, nan);

@@ -585,6 +585,26 @@ def test_out_is_returned_in_any_layout(out_call, x3, layout):
     np.testing.assert_array_equal(out, expected)
 
 
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+@pytest.mark.parametrize("axis", [None, (0, 1), 0, 1, ()])
+def test_out_whose_class_has_rules_of_its_own(dtype, axis):
+    """A matrix stays of two dimensions whatever it is reshaped to: nothing may be written outside of it."""
+    x = np.arange(6, dtype=dtype).reshape(2, 3)
+    calls = [
+        lambda out: fsm.softmax(x, axis, out=out),
+        lambda out: fsm.log_softmax(x, axis, temperature=2, out=out),
+        lambda out: fsm.softmax_vjp(x, x, axis, out=out),
+        lambda out: fsm.log_softmax_vjp(x, x, axis, out=out),
+    ]
+    for call in calls:
+        memory = np.full(400, 7, dtype)
+        out = memory[100:106].reshape(2, 3).view(np.matrix)
+        assert call(out) is out
+        np.testing.assert_array_equal(np.asarray(out), call(None))
+        assert np.all(memory[:100] == 7)
+        assert np.all(memory[106:] == 7)
+
+
 @pytest.mark.parametrize("out_dtype", ["f4", "f8", "f2", ">f4", ">f8", np.longdouble, *HALF_DTYPES], ids=str)
 def test_out_of_another_dtype(out_call, x3, out_dtype):
     """What NumPy casts under same_kind."""

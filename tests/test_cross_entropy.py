@@ -1,5 +1,7 @@
 """The loss and its derivatives: every option alone and with the others, every label form, every error."""
 
+import re
+
 import numpy as np
 import oracle
 import pytest
@@ -229,6 +231,20 @@ def test_mean_divides_by_the_weights_that_count(dtype):
     np.testing.assert_allclose(loss, log2, rtol=4 * np.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("power", [-1000, -160, -30, 30, 160, 1000])
+def test_mean_with_weights_beyond_the_range_of_the_logits(dtype, power):
+    """The mean is the same for all multiples of the weights."""
+    data = batch(dtype)
+    sample_weight = np.arange(1.0, 8.0)
+    for name, weights in (("weight", np.asarray(data["weight"], np.float64)), ("sample_weight", sample_weight)):
+        plain = fsm.softmax_cross_entropy_value_and_grad(data["logits"], data["labels"], **{name: weights})
+        scaled = fsm.softmax_cross_entropy_value_and_grad(
+            data["logits"], data["labels"], **{name: np.ldexp(weights, power)}
+        )
+        np.testing.assert_array_equal(scaled[0], plain[0])
+        np.testing.assert_array_equal(scaled[1], plain[1])
+
+
 def test_mean_over_nothing(dtype):
     """NaN, as in torch; a gradient of 0; and the sum is 0."""
     x = np.full((3, 4), NAN, dtype)
@@ -441,6 +457,22 @@ def test_more_classes_than_a_small_label_type_counts(dtype):
             np.testing.assert_array_equal(got, fsm.softmax_cross_entropy(x, [100, 3], reduction="none"))
 
 
+def test_labels_and_ignore_index_beyond_int64(dtype):
+    """Of uint64; and the ends of both 64-bit types."""
+    x = np.random.default_rng(0).normal(size=(2, 3)).astype(dtype)
+    for ignore_index, label_dtype in ((2**64 - 1, np.uint64), (2**63, np.uint64), (-(2**63), np.int64)):
+        labels = np.array([1, ignore_index], label_dtype)
+        loss = fsm.softmax_cross_entropy(x, labels, ignore_index=ignore_index, reduction="none")
+        assert loss[0] == fsm.softmax_cross_entropy(x[:1], [1])
+        assert loss[1] == 0
+    for label in (2**64 - 1, 2**63 + 5):
+        with pytest.raises(IndexError, match=rf"labels\[1\] is {label}"):
+            fsm.softmax_cross_entropy(x, np.array([0, label], np.uint64), ignore_index=-1)
+    for ignore_index in (2**64, -(2**63) - 1):
+        with pytest.raises(ValueError, match="ignore_index"):
+            fsm.softmax_cross_entropy(x, [0, 1], ignore_index=ignore_index)
+
+
 # ---- Errors -----------------------------------------------------------------------------
 
 
@@ -573,6 +605,25 @@ def test_wrong_options(options, error, dtype):
         with pytest.raises(error, match=name):
             fsm.softmax_cross_entropy_grad_hess(data["logits"], data["labels"], grad_out=out, **options)
         assert np.all(out == 7)
+
+
+@pytest.mark.parametrize(
+    ("shape", "index", "named"),
+    [
+        ((2, 3), [0, 9], "index[1] is 9"),
+        ((2, 3), [[0], [9]], "index[1, 0] is 9"),
+        ((3,), 9, "index is 9"),
+        ((2, 0), [0, 9], "index[0] is 0"),
+    ],
+)
+def test_wrong_index_is_named_by_its_position(shape, index, named):
+    with pytest.raises(IndexError, match=re.escape(f"{named}, expected one in [0, {shape[-1]})")):
+        fsm.selected_log_softmax(np.zeros(shape), index)
+
+
+def test_loss_alone_has_no_grad_loss():
+    with pytest.raises(TypeError, match=r"softmax_cross_entropy\(\) got an unexpected keyword argument 'grad_loss'"):
+        fsm.softmax_cross_entropy(np.zeros((2, 3)), [0, 1], grad_loss=1)
 
 
 def test_ignore_index_with_probabilities(dtype):

@@ -191,7 +191,9 @@ def test_limits_hold_for_the_work_itself():
 
 
 @needs_openmp
-@pytest.mark.parametrize(("value", "expected"), [("1", 1), ("1,2", 1), (" 1 ", 1), ("64", CPUS), (None, CPUS)])
+@pytest.mark.parametrize(
+    ("value", "expected"), [("1", 1), ("1,2", 1), (" 1 ", 1), ("64", CPUS), ("9" * 14, CPUS), (None, CPUS)]
+)
 def test_omp_num_threads(value, expected):
     """The smallest of it, the affinity and the quota (which can only lower the last two)."""
     got = int(output_of(PRINT_THREADS, OMP_NUM_THREADS=value))

@@ -363,6 +363,19 @@ def test_bad_temperatures(temperature, dtype):
         fsm.selected_log_softmax(x, [0, 1], temperature=temperature)
 
 
+def test_ints_beyond_64_bits(dtype):
+    """As scalars, where NumPy's ufuncs take them beside floats."""
+    x = np.array([[1, 2, 4]], dtype)
+    np.testing.assert_array_equal(fsm.softmax(x, temperature=10**20), fsm.softmax(x, temperature=1e20))
+    np.testing.assert_array_equal(fsm.logsumexp(x, b=-(2**70), return_sign=True)[1], [-1])
+    np.testing.assert_array_equal(fsm.logsumexp(x, b=2**70), fsm.logsumexp(x, b=2.0**70))
+    for grad_loss in (2**64, 2.0**64):
+        gradient = fsm.softmax_cross_entropy_grad(x, [1], grad_loss=grad_loss)
+        np.testing.assert_array_equal(gradient, fsm.softmax_cross_entropy_grad(x, [1]) * dtype(2.0**64))
+    with pytest.raises(ValueError, match="temperature"):
+        fsm.softmax(x, temperature=10**400)
+
+
 @pytest.mark.parametrize("temperature", ["1", 1j, None, [[1j], [1]], object()])
 def test_temperatures_of_a_wrong_kind(temperature, dtype):
     with pytest.raises(TypeError, match="temperature"):
@@ -476,6 +489,35 @@ def test_b_of_any_magnitude(dtype):
     assert np.all(np.isfinite(got))
     # The sums are exact but for the exponentials; each of the logarithm's two summands rounds once.
     assert np.all(np.abs(got - exact) <= 2 * info.eps * np.abs(exact))
+
+
+@pytest.mark.parametrize("negative", [False, True])
+def test_b_of_many_magnitudes_in_a_row(dtype, negative):
+    """The factor of the largest element may be far below the largest factor, and the other way round."""
+    info = np.finfo(dtype)
+    rng = np.random.default_rng(7)
+    exponents = rng.integers(info.minexp, info.maxexp - 1, (60, 5))
+    b = np.ldexp(rng.uniform(1, 2, (60, 5)), exponents).astype(dtype)
+    x = (rng.normal(0, 3, (60, 5)) - exponents * np.log(2) * rng.integers(0, 2, (60, 5))).astype(dtype)
+    if negative:
+        b[:, 0] *= -1
+    values, signs = fsm.logsumexp(x, b=b, return_sign=True)
+    for i in range(60):
+        exact, sign, condition = weighted(x[i], b[i])
+        assert signs[i] == sign
+        shifted = x[i] + np.log(np.abs(b[i]))
+        magnitude = max(1, abs(float(exact)), abs(float(shifted.max())))
+        assert abs(values[i] - exact) <= info.eps * (2 * condition + (2 + condition) * magnitude)
+
+
+def test_largest_terms_that_cancel(dtype):
+    """What is left may be smaller than the largest by more than the dtype's whole range above 0."""
+    far = {np.float32: (20, 60, 87, 100), np.float64: (100, 500, 720, 760)}[dtype]
+    for distance in far:
+        x = np.array([distance, distance, 0], dtype)
+        value, sign = fsm.logsumexp(x, b=np.array([1, -1, -1], dtype), return_sign=True)
+        assert abs(value) <= np.finfo(dtype).eps * distance
+        assert sign == -1
 
 
 def test_b_broadcasts_against_x(dtype):

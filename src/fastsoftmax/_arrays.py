@@ -93,9 +93,19 @@ def real_array(value: ArrayLike, name: str, dtype: np.dtype[Any]) -> Array:
     return readable(array, dtype)
 
 
+def weak_scalar(value: Any, name: str) -> Any:
+    """An int beyond 64 bits as the float it is near, as NumPy's ufuncs take it beside floats; else `value`."""
+    if type(value) is not int or -(2**63) <= value < 2**64:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is an int of {value.bit_length()} bits, too large for a float") from None
+
+
 def real_number(value: Any, name: str) -> float:
     """A real scalar as a float."""
-    array = as_ndarray(value, name)
+    array = as_ndarray(weak_scalar(value, name), name)
     if array.ndim or array.dtype.kind not in "biuf":
         raise TypeError(f"{name} is {value!r}, expected a real number")
     return float(array)
@@ -163,7 +173,7 @@ def broadcast(array: Array, shape: tuple[int, ...], name: str) -> Array:
 
 def temperatures(temperature: ArrayLike, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array | None:
     """One temperature a row, as float64, or None where all are 1."""
-    given = real_array(temperature, "temperature", np.dtype(np.float64))
+    given = real_array(weak_scalar(temperature, "temperature"), "temperature", np.dtype(np.float64))
     wrong = ~(np.isfinite(given) & (given > 0))
     if wrong.any():
         raise ValueError(f"temperature is {given[wrong].flat[0]}, expected a positive finite number")
@@ -223,7 +233,7 @@ def share_memory(a: Array, b: Array) -> bool:
 def target_for(out: Array | None, like: Array) -> Array:
     """Where a kernel writes: `out` where it can take the result as it comes, else fresh memory."""
     if out is not None and out.dtype == like.dtype and out.flags.behaved:
-        return out
+        return np.asarray(out)  # a subclass may have rules of its own for shapes
     return np.empty_like(like, subok=False)
 
 

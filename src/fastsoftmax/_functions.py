@@ -32,6 +32,7 @@ from fastsoftmax._arrays import (
     single_axis,
     target_for,
     temperatures,
+    weak_scalar,
 )
 
 
@@ -105,7 +106,7 @@ def logsumexp(
     dtype = floating_dtype(given.dtype, "x")
     factors = None
     if b is not None:
-        factors = as_ndarray(b, "b")
+        factors = as_ndarray(weak_scalar(b, "b"), "b")
         dtype = _common_dtype(x, given, b, factors)
         try:
             both = common_shape(given.shape, factors.shape)
@@ -137,26 +138,34 @@ def logsumexp(
         if factors is None and return_sign:
             factors = np.broadcast_to(array.dtype.type(1), array.shape)
         second = None if factors is None else as_rows(factors, axes)[0]
-        scale = None
         if second is not None:
-            second, scale = _within_range(second, row_axis)
+            rows, second = _within_range(rows, second, row_axis)
         _core.run(_core.LOGSUMEXP, rows, row_axis, second=second, row_out=target, sign_out=sign)
-        if scale is not None:
-            target += scale * array.dtype.type(np.log(2))
     value = deliver(target.reshape(shape), out, dtype)
     return (value, deliver(sign.reshape(shape), None, dtype)) if sign is not None else value
 
 
-def _within_range(b: Array, axis: int) -> tuple[Array, Array | None]:
-    """Factors whose sums neither overflow nor underflow: b / 2**scale, scale one integer a row or None for 0."""
+#: ln 2 in two parts (mpmath), the first of 40 bits: times an exponent it is exact.
+LN2_HIGH = float.fromhex("0x1.62e42fefa2p-1")
+LN2_LOW = float.fromhex("0x1.9ef35793c7673p-41")
+
+
+def _within_range(x: Array, b: Array, axis: int) -> tuple[Array, Array]:
+    """x and b; in rows whose products with b might overflow or underflow x + k ln 2 and b / 2**k, k an integer."""
     limit = np.finfo(b.dtype).maxexp // 4
     with np.errstate(all="ignore"):
-        largest = np.max(np.abs(b), axis=axis)
-        beyond = np.isfinite(largest) & (largest > 0) & ((largest > 2.0**limit) | (largest < 2.0**-limit))
+        magnitude = np.abs(b)
+        beyond = np.isfinite(b) & ((magnitude > 2.0**limit) | ((magnitude < 2.0**-limit) & (magnitude > 0)))
+        beyond = np.any(beyond, axis=axis, keepdims=True)
         if not beyond.any():
-            return b, None
-        scale = np.where(beyond, np.frexp(largest)[1], 0)
-        return np.ldexp(b, -np.expand_dims(scale, axis)), scale.astype(b.dtype)
+            return x, b
+        k = np.where(beyond & np.isfinite(b), np.frexp(b)[1], 0)
+        wide, step = x.astype(np.float64), k * LN2_HIGH
+        shifted = wide + step
+        part = shifted - wide
+        lost = (wide - (shifted - part)) + (step - part)  # by the addition, exactly (TwoSum)
+        shifted = np.where((k != 0) & np.isfinite(x), shifted + (lost + k * LN2_LOW), wide)
+        return shifted.astype(x.dtype), np.ldexp(b, -k)
 
 
 def _common_dtype(x: Any, x_array: Array, b: Any, b_array: Array) -> np.dtype[Any]:
@@ -387,14 +396,19 @@ def selected_log_softmax(
             axis
         )
     target = np.empty(result_shape, array.dtype)
+
+    def wrong(position: tuple[int, ...]) -> IndexError:
+        in_index = position[:axis] + position[axis + 1 :] if one_a_row else position
+        where = list(in_index) if in_index else ""
+        return IndexError(f"index{where} is {picks[position]}, expected one in [0, {n})")
+
     if picks.size and n == 0:
-        raise IndexError(f"index is {picks.flat[0]} for rows of no elements")
+        raise wrong((0,) * picks.ndim)
     try:
         if picks.size:
             _core.run(_core.SELECT, array, axis, labels=picks, out=target, temperature=row_temperatures)
     except IndexError as error:
-        position = _position(error.args[0], picks, axis, error.args[1])
-        raise IndexError(f"index{list(position)} is {picks[position]}, expected one in [0, {n})") from None
+        raise wrong(_position(error.args[0], picks, axis, error.args[1])) from None
     return deliver(target.reshape(shape), out, dtype)
 
 

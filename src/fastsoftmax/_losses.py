@@ -26,6 +26,7 @@ from fastsoftmax._arrays import (
     share_memory,
     single_axis,
     target_for,
+    weak_scalar,
 )
 from fastsoftmax._functions import integer_array
 
@@ -89,8 +90,23 @@ class _Rows:
             raise IndexError(f"labels{where} is {self.indices[position]}, expected a class in [0, {n})") from None
 
 
+def _weights(given: ArrayLike, name: str, is_mean: bool) -> Array:
+    """Weights in float64. A mean is the same for all multiples of them: there they are brought near 1,
+    since the kernels weight in the logits' dtype, whose range may be smaller."""
+    weights = real_array(given, name, np.dtype(np.float64))
+    if not is_mean:
+        return weights
+    largest = np.max(np.abs(weights), initial=0, where=np.isfinite(weights))
+    return np.ldexp(weights, -np.frexp(largest)[1]) if largest > 0 and not 2.0**-32 < largest < 2.0**32 else weights
+
+
 def _prepare(
-    logits: ArrayLike, labels: ArrayLike, axis: int, weight: ArrayLike | None, sample_weight: ArrayLike | None
+    logits: ArrayLike,
+    labels: ArrayLike,
+    axis: int,
+    weight: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+    is_mean: bool = False,
 ) -> _Rows:
     given = as_ndarray(logits, "logits")
     dtype = floating_dtype(given.dtype, "logits")
@@ -109,12 +125,14 @@ def _prepare(
             f"or {array.shape} (class probabilities)"
         )
     if weight is not None:
-        class_weight = real_array(weight, "weight", array.dtype)
+        # With class probabilities a mean divides by sample_weight alone.
+        class_weight = _weights(weight, "weight", is_mean and rows.indices is not None)
         if class_weight.shape != (n,):
             raise ValueError(f"weight has shape {class_weight.shape}, expected ({n},), one for each class")
-        rows.class_weight = np.ascontiguousarray(class_weight)
+        with np.errstate(all="ignore"):
+            rows.class_weight = np.ascontiguousarray(class_weight, array.dtype)
     if sample_weight is not None:
-        rows.sample_weight = real_array(sample_weight, "sample_weight", np.dtype(np.float64))
+        rows.sample_weight = _weights(sample_weight, "sample_weight", is_mean)
         if rows.sample_weight.shape != rows.shape:
             raise ValueError(f"sample_weight has shape {rows.sample_weight.shape}, expected {rows.shape}")
     return rows
@@ -129,6 +147,7 @@ def cross_entropy(
     want_gradient: bool,
     grad_loss: ArrayLike | None,
     out: Array | None,
+    /,
     *,
     weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
@@ -141,17 +160,17 @@ def cross_entropy(
     """Loss and gradient, None for the one that is not wanted; errors name the public function."""
     if unknown:
         raise TypeError(f"{function}() got an unexpected keyword argument {next(iter(unknown))!r}")
-    rows = _prepare(logits, labels, axis, weight, sample_weight)
+    rows = _prepare(logits, labels, axis, weight, sample_weight, is_mean=reduction == "mean")
     smoothing, z = checked_scalars(label_smoothing, z_loss, reduction)
     options: dict[str, Any] = {"label_smoothing": smoothing, "z_loss": z}
     if ignore_index is not None:
-        options["ignore_index"] = checked_ignore_index(ignore_index, rows.indices is not None)
+        options["ignore_index"] = checked_ignore_index(ignore_index, rows.indices)
     if reduction == "mean":
         options["mean"] = "weights"
 
     upstream = None
     if grad_loss is not None:
-        upstream = real_array(grad_loss, "grad_loss", np.dtype(np.float64))
+        upstream = real_array(weak_scalar(grad_loss, "grad_loss"), "grad_loss", np.dtype(np.float64))
         if upstream.ndim == 0:
             options["grad_scale"] = float(upstream)
         elif reduction == "none" and upstream.shape == rows.shape:
@@ -195,16 +214,20 @@ def checked_scalars(label_smoothing: float, z_loss: float, reduction: Reduction)
     return smoothing, z
 
 
-def checked_ignore_index(ignore_index: int, labels_are_indices: bool) -> int:
-    if not labels_are_indices:
+def checked_ignore_index(ignore_index: int, indices: Array | None) -> int | None:
+    """The label to be ignored, as the bits of an int64; None where no label of this dtype can be it."""
+    if indices is None:
         raise ValueError("ignore_index goes with class indices, but labels has the shape of logits")
     try:
         index = operator.index(ignore_index)
     except TypeError:
         raise TypeError(f"ignore_index is {ignore_index!r}, expected an int or None") from None
-    if not -(2**63) < index < 2**63:
+    if not -(2**63) <= index < 2**64:
         raise ValueError(f"ignore_index is {index}, expected a 64-bit integer")
-    return index
+    limits = np.iinfo(indices.dtype)
+    if not limits.min <= index <= limits.max:
+        return None
+    return index - 2**64 if index >= 2**63 else index
 
 
 @adapts_containers("rows")

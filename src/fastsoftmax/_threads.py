@@ -11,11 +11,13 @@ from types import TracebackType
 
 from fastsoftmax import _core
 
+MOST_THREADS = 2**15 - 1
+
 
 def _environment_threads() -> int:
     """The first number of OMP_NUM_THREADS, 0 where it is unset or no number."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(first) if first.isdecimal() else 0
+    return min(int(first), MOST_THREADS) if first.isdecimal() else 0
 
 
 def _quota(folder: Path) -> float:
@@ -70,8 +72,8 @@ def _thread_count(n: int) -> int:
         count = operator.index(n)
     except TypeError:
         raise TypeError(f"n is {n!r}, expected an int") from None
-    if not 1 <= count < 2**15:
-        raise ValueError(f"n is {count}, expected a number of threads from 1 to 32767")
+    if not 1 <= count <= MOST_THREADS:
+        raise ValueError(f"n is {count}, expected a number of threads from 1 to {MOST_THREADS}")
     return count
 
 

@@ -341,7 +341,7 @@ def _cross_entropy(
     partition = (row_max + log_sum)[..., 0]
     if z_loss:
         loss = loss + z_loss * targets.share * partition**2
-    loss = np.where(targets.counts, loss * targets.scale, 0).astype(x.dtype)
+    loss = np.where(targets.counts, loss * targets.scale, 0)
     denominator = 1.0
     if reduction == "mean":
         denominator = np.sum(np.where(targets.counts, targets.share * targets.scale, 0))
