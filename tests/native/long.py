@@ -3,7 +3,8 @@
     python tests/native/long.py [--fuzz EXECUTIONS] [--only WORD ...]
 
 prints a table and, unless --only is given, writes it to tests/native/long_results.txt with
-date and machine. What a machine cannot run (no clang, no qemu ...) is named as not run.
+date, machine and commit. What a machine cannot run (no clang, no qemu ...) is named as not
+run. As many steps run side by side as there are processors, then the fuzzers on all of them.
 
 ThreadSanitizer: GCC's build, with tsan_threads.c in the place of libgomp, which is not
 instrumented. So the library's own sharing of work is examined, not libgomp's barriers.
@@ -19,7 +20,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import build
@@ -30,6 +33,19 @@ SANITIZED = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefi
 
 class NotHere(Exception):
     """A tool that this machine lacks."""
+
+
+building = threading.Lock()
+programs = {}
+
+
+def built(folder, name, **options):
+    """The program in this subfolder, built once and nothing beside it: a build takes all processors."""
+    key = folder / name, options.get("program")
+    with building:
+        if key not in programs:
+            programs[key], _messages = build.build(folder / name, **options)
+    return programs[key]
 
 
 def need(*tools):
@@ -67,57 +83,49 @@ def drive(command, mode=None, **environment):
 
 def gcc(folder, _):
     need("gcc")
-    return drive([build.build(folder / "gcc")[0]], "full")
+    return drive([built(folder, "gcc")], "full")
 
 
 def clang(folder, _):
     need("clang")
-    return drive([build.build(folder / "clang", cc="clang")[0]], "full")
+    return drive([built(folder, "clang", cc="clang")], "full")
 
 
 def musl(folder, _):
     need("musl-gcc")
-    path, _messages = build.build(folder / "musl", cc="musl-gcc", openmp=False, static=True)
-    return drive([path], "full")
+    return drive([built(folder, "musl", cc="musl-gcc", openmp=False, static=True)], "full")
 
 
 def aarch64(folder, _):
     need("aarch64-linux-gnu-gcc", "qemu-aarch64")
-    path, _messages = build.build(
-        folder / "aarch64", cc="aarch64-linux-gnu-gcc", machine="aarch64", openmp=False, static=True
-    )
+    path = built(folder, "aarch64", cc="aarch64-linux-gnu-gcc", machine="aarch64", openmp=False, static=True)
     return drive(["qemu-aarch64", path, "--digest"], "full")
 
 
 def nehalem(folder, _):
     need("gcc", "qemu-x86_64")
-    path, _messages = build.build(folder / "gcc")
-    return drive(["qemu-x86_64", "-cpu", "Nehalem", path, "--quick", "--digest"], "quick")
+    return drive(["qemu-x86_64", "-cpu", "Nehalem", built(folder, "gcc"), "--quick", "--digest"], "quick")
 
 
 def no_stray_avx(folder, _):
-    need("objdump")
-    texts = []
+    need("objdump", "gcc", "clang")
     for name in ("gcc", "clang"):
-        if not (folder / name).exists():
-            continue
+        built(folder, name, cc=name)
         found = build.vector_instructions(folder / name)
         assert not found, "\n".join(found[:10])
-        texts.append(name)
-    return f"none in the objects of {' and '.join(texts)}"
+    return "none in the objects of gcc and clang"
 
 
 def address_and_undefined(folder, _):
     need("clang")
-    path, _messages = build.build(folder / "asan", cc="clang", extra=SANITIZED)
+    path = built(folder, "asan", cc="clang", extra=SANITIZED)
     return drive([path], "full", ASAN_OPTIONS="detect_leaks=1")
 
 
 def threads(folder, _):
     need("gcc", "setarch")
-    best = instruction_sets(build.build(folder / "gcc")[0])[0]
-    extra = ["-g", "-fsanitize=thread"]
-    path, _messages = build.build(folder / "tsan", extra=extra, runtime="tsan_threads.c")
+    best = instruction_sets(built(folder, "gcc"))[0]
+    path = built(folder, "tsan", extra=["-g", "-fsanitize=thread"], runtime="tsan_threads.c")
     # GCC 12's ThreadSanitizer cannot have its memory where newer kernels randomise it to.
     large = drive(["setarch", "-R", path, "--large", "--digest", "--isa", best])
     return f"large arrays: {large}; {drive(['setarch', '-R', path, '--stress', '30'])}"
@@ -132,7 +140,7 @@ def instruction_sets(path):
 
 def valgrind(folder, _):
     need("gcc", "valgrind")
-    path, _messages = build.build(folder / "valgrind", extra=["-g"], openmp=False)
+    path = built(folder, "valgrind", extra=["-g"], openmp=False)
     command = ["valgrind", "-q", "--error-exitcode=9", "--leak-check=full", "--track-origins=yes"]
     # Valgrind's long double is a double, it knows no AVX-512, and its fused multiply-add gives +0
     # for a negative product that underflows, so that instruction sets differ: memory errors and
@@ -145,12 +153,12 @@ def valgrind(folder, _):
 
 def huge(folder, _):
     need("gcc")
-    return drive([build.build(folder / "gcc")[0], "--huge"])
+    return drive([built(folder, "gcc"), "--huge"])
 
 
 def every_float(folder, _):
     need("gcc")
-    return drive([build.build(folder / "gcc", program="every_float")[0]])
+    return drive([built(folder, "gcc", program="every_float")])
 
 
 def growth(_folder, _):
@@ -165,16 +173,16 @@ def growth(_folder, _):
 
 def callers(folder, _):
     need("gcc")
-    return drive([build.build(folder / "gcc")[0], "--stress", "30"])
+    return drive([built(folder, "gcc"), "--stress", "30"])
 
 
 def fuzz(folder, executions):
-    return run_fuzzer(folder / "fuzz", executions, [])
+    return run_fuzzer(folder, "fuzz", executions, [])
 
 
 def fuzz_sanitized(folder, executions):
     """The sanitizers make it ten times slower, and operands lie between guard pages anyway."""
-    return run_fuzzer(folder / "fuzz_sanitized", executions // 50, SANITIZED)
+    return run_fuzzer(folder, "fuzz_sanitized", executions // 50, SANITIZED)
 
 
 def fuzz_api(folder, executions):
@@ -185,11 +193,10 @@ def fuzz_api(folder, executions):
     return f"{total} executions; no finding"
 
 
-def run_fuzzer(folder, executions, extra):
+def run_fuzzer(folder, name, executions, extra):
     need("clang")
-    extra = [*extra, "-fsanitize=fuzzer"]
-    path, _messages = build.build(folder, cc="clang", openmp=False, program="fuzz", extra=extra)
-    total = run_jobs([path], folder / "corpus", executions, 120)
+    path = built(folder, name, cc="clang", openmp=False, program="fuzz", extra=[*extra, "-fsanitize=fuzzer"])
+    total = run_jobs([path], folder / name / "corpus", executions, 120)
     return f"{total} executions, each under every instruction set; no finding"
 
 
@@ -220,6 +227,7 @@ def run_jobs(command, corpus, executions, longest_input):
 
 
 STEPS = {
+    "100,000 calls of everything": growth,
     "gcc, all of it": gcc,
     "clang, all of it": clang,
     "musl, all of it": musl,
@@ -231,8 +239,10 @@ STEPS = {
     "valgrind memcheck": valgrind,
     "rows of more than 2**31 elements": huge,
     "exp and log of every float32": every_float,
-    "100,000 calls of everything": growth,
     "several callers at once": callers,
+}
+#: Each takes all processors.
+FUZZERS = {
     "libFuzzer": fuzz,
     "libFuzzer, a fiftieth, with sanitizers": fuzz_sanitized,
     "atheris on the Python functions, a tenth": fuzz_api,
@@ -246,31 +256,46 @@ def machine():
     return f"{name}, {os.cpu_count()} processors, {platform.platform()}"
 
 
+def commit():
+    code, out, _ = execute(["git", "-C", HERE, "describe", "--always", "--dirty"])
+    return out.strip() if code == 0 else "unknown"
+
+
+def run_step(name, step, folder, executions):
+    """Its line of the table, and whether it failed."""
+    start = time.perf_counter()
+    failed = False
+    try:
+        result = f"passed: {step(folder, executions)}"
+    except NotHere as reason:
+        result = f"NOT RUN: {reason}"
+    except (AssertionError, RuntimeError) as problem:
+        result = f"FAILED: {problem}"
+        failed = True
+    return f"{name:44} {time.perf_counter() - start:7.0f} s  {result}", failed
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fuzz", type=int, default=10_000_000, help="executions of the fuzzer")
     parser.add_argument("--only", nargs="+", help="the steps whose names hold one of these words")
     given = parser.parse_args()
-    lines = [f"tests/native/long.py, {datetime.date.today()}, {machine()}", ""]
+    lines = [f"tests/native/long.py, {datetime.date.today()}, commit {commit()}, {machine()}", ""]
     print(lines[0], flush=True)
-    failed = False
+    failures = []
     with tempfile.TemporaryDirectory() as temporary:
-        for name, step in STEPS.items():
-            if given.only and not any(word in name for word in given.only):
-                continue
-            start = time.perf_counter()
-            try:
-                result = f"passed: {step(Path(temporary), given.fuzz)}"
-            except NotHere as reason:
-                result = f"NOT RUN: {reason}"
-            except (AssertionError, RuntimeError) as problem:
-                result = f"FAILED: {problem}"
-                failed = True
-            lines.append(f"{name:44} {time.perf_counter() - start:7.0f} s  {result}")
-            print(lines[-1], flush=True)
+        for steps, workers in ((STEPS, os.cpu_count()), (FUZZERS, 1)):
+            wanted = [(n, s) for n, s in steps.items() if not given.only or any(word in n for word in given.only)]
+            with ThreadPoolExecutor(workers) as pool:
+                running = [pool.submit(run_step, *named, Path(temporary), given.fuzz) for named in wanted]
+                for future in running:
+                    line, failed = future.result()
+                    lines.append(line)
+                    failures.append(failed)
+                    print(line, flush=True)
     if not given.only:
         (HERE / "long_results.txt").write_text("\n".join(lines) + "\n")
-    raise SystemExit(failed)
+    raise SystemExit(any(failures))
 
 
 if __name__ == "__main__":
