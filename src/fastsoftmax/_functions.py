@@ -169,13 +169,14 @@ def _within_range(x: Array, b: Array, axis: int) -> tuple[Array, Array]:
 
 
 def _common_dtype(x: Any, x_array: Array, b: Any, b_array: Array) -> np.dtype[Any]:
-    """NumPy's promotion of both; Python scalars are weak; never an integer."""
+    """What NumPy would compute x * b in; Python scalars are weak; never an integer."""
     x_dtype, b_dtype = floating_dtype(x_array.dtype, "x"), floating_dtype(b_array.dtype, "b")
     if type(b) in (bool, int, float):
         return x_dtype
     if type(x) in (bool, int, float):
         return b_dtype
-    return floating_dtype(np.result_type(x_array.dtype, b_array.dtype), "x and b together")
+    product = np.multiply.resolve_dtypes((x_array.dtype, b_array.dtype, None))[-1]
+    return floating_dtype(product, "x and b together")
 
 
 @adapts_containers("elements")

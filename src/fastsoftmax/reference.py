@@ -162,7 +162,10 @@ def logsumexp(x, /, axis=-1, *, b=None, keepdims=False, return_sign=False, where
     """``log(sum(b * exp(x)))`` of each row; with `return_sign` that of the sum's magnitude, and its sign."""
     x_array, b_array = _array(x, "x"), _array(True if b is None else b, "b")
     strong = [array.dtype for given, array in ((x, x_array), (b, b_array)) if type(given) not in _WEAK]
-    dtype = _floating(np.result_type(*strong or (np.float64,)))
+    dtype = strong[0] if strong else np.dtype(np.float64)
+    if len(strong) == 2:  # what x * b is computed in
+        dtype = np.multiply.resolve_dtypes((*strong, None))[-1]
+    dtype = _floating(dtype)
     x, factors = np.broadcast_arrays(_widened(x_array, dtype), _widened(b_array, dtype))
     axes = _row_axes(axis, x.ndim)
     if where is not None or b is not None:
