@@ -245,6 +245,21 @@ def test_mean_with_weights_beyond_the_range_of_the_logits(dtype, power):
         np.testing.assert_array_equal(scaled[1], plain[1])
 
 
+def test_mean_beside_a_huge_weight_that_does_not_count(dtype):
+    x = np.array([[1, 2], [3, 1]], dtype)
+    alone = fsm.softmax_cross_entropy_value_and_grad(x[:1], [0])
+    with np.errstate(all="raise"):
+        for sample_weight in ([1, 1e300], [1e-8, 1e36], [2.0**-10, 2.0**1000]):
+            loss, gradient = fsm.softmax_cross_entropy_value_and_grad(
+                x, [0, -100], ignore_index=-100, sample_weight=sample_weight
+            )
+            np.testing.assert_allclose(loss, alone[0], rtol=4 * np.finfo(dtype).eps)
+            np.testing.assert_allclose(gradient[:1], alone[1], rtol=4 * np.finfo(dtype).eps)
+        for unused in (1e35, 1e300):
+            loss = fsm.softmax_cross_entropy(x[:1], [0], weight=[1e-10, unused])
+            np.testing.assert_allclose(loss, alone[0], rtol=4 * np.finfo(dtype).eps)
+
+
 def test_mean_over_nothing(dtype):
     """NaN, as in torch; a gradient of 0; and the sum is 0."""
     x = np.full((3, 4), NAN, dtype)

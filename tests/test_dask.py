@@ -109,6 +109,29 @@ def test_float16_and_integers_do_not_warn():
     x = da.from_array(np.array([[0, -30000, -60000]], np.float16), (1, 2))
     with np.errstate(all="raise"):
         assert fsm.log_softmax(x, temperature=0.001).compute()[0, 2] == -np.inf
+        half = da.from_array(np.array([[65504, -65504]], np.float16), (1, 2))
+        assert fsm.softmax_cross_entropy(half, [1], reduction="none").compute() == np.inf
+        infinite = da.from_array(np.array([[0, -np.inf]] * 2), (1, 2))
+        loss = fsm.softmax_cross_entropy(infinite, [1, 1], sample_weight=[1, -1], reduction="sum")
+        assert np.isnan(loss.compute())
+
+
+@pytest.mark.parametrize("b", [1e5, 1e-9])
+def test_float16_with_a_factor_beyond_its_range(b):
+    x = np.array([[1, 2]], np.float16)
+    for chunks in ((1, 2), (1, 1)):
+        assert fsm.logsumexp(da.from_array(x, chunks), b=b).compute() == fsm.logsumexp(x, b=b)
+
+
+@pytest.mark.parametrize("scale", [1e-50, 1e40])
+@pytest.mark.parametrize("chunks", [(2, 4), (2, 2)])
+def test_mean_with_weights_beyond_the_range_of_the_logits(scale, chunks):
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    labels = [0, 1, 1, 2, 3, 0]
+    for weights in ({"weight": np.array([1, 2, 1, 1])}, {"sample_weight": np.arange(1, 7)}):
+        scaled = {name: value * scale for name, value in weights.items()}
+        loss = fsm.softmax_cross_entropy(da.from_array(x, chunks), labels, **scaled).compute()
+        np.testing.assert_allclose(loss, fsm.softmax_cross_entropy(x, labels, **weights), rtol=1e-6)
 
 
 @pytest.mark.parametrize("length", [0, 1])

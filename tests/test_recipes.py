@@ -182,6 +182,13 @@ def test_samples(recipe, logits):
     np.testing.assert_allclose(out.sum(axis=1, dtype=np.float64), 1, rtol=1e-6)
 
 
+def test_sample_of_equal_logits(recipe):
+    """Each probability may be rounded to less than 1 / n."""
+    for logit in np.linspace(-3, 3, 20, dtype=np.float32):
+        tokens = recipe("language_model").sample(np.full((3, 4), logit), 1.0, 1e-9, np.random.default_rng(0))
+        assert np.all((tokens >= 0) & (tokens < 4))
+
+
 @pytest.mark.parametrize("top_p", [0.3, 0.7, 1.0])
 def test_top_p_frequencies(recipe, top_p):
     """The tokens of a full sort, as often as their probabilities say to five standard deviations."""

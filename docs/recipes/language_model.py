@@ -32,7 +32,8 @@ def sample_top_p(probabilities, top_p, rng):
     """A token for each row of probabilities."""
     tokens = np.empty(len(probabilities), np.intp)
     # Tokens below this have less than 1 - top_p together, so none of them is needed: few are left to sort.
-    cutoff = (1 - top_p) / probabilities.shape[1]
+    # (A little lower: equal probabilities may each be rounded to less than their share.)
+    cutoff = 0.999 * (1 - top_p) / probabilities.shape[1]
     for row, p in enumerate(probabilities):
         candidates = np.flatnonzero(p >= cutoff)
         candidates = candidates[np.argsort(-p[candidates], kind="stable")]

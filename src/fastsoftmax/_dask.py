@@ -27,7 +27,7 @@ from fastsoftmax._arrays import (
     single_axis,
     temperatures,
 )
-from fastsoftmax._losses import Reduction, checked_ignore_index, checked_scalars
+from fastsoftmax._losses import Reduction, checked_ignore_index, checked_scalars, near_one
 
 Lazy = Any  # a dask.array.Array: Dask has no types to check against
 Axes = tuple[int, ...]
@@ -54,6 +54,15 @@ def _in_one_chunk(x: Lazy, axes: Axes) -> bool:
 def _map(function: Callable[..., Any], dtype: Any, x: Lazy, *others: Any, chunks: Any = None) -> Lazy:
     """The function of each chunk of x and those of the others that go with it; what is no lazy array goes to all."""
     return da.map_blocks(function, x, *others, dtype=dtype, meta=np.empty((0,) * x.ndim, dtype), chunks=chunks)
+
+
+def _cast(x: Lazy, dtype: np.dtype[Any]) -> Lazy:
+    return _map(functools.partial(_quiet_cast, dtype), dtype, x)
+
+
+@np.errstate(all="ignore")
+def _quiet_cast(dtype: np.dtype[Any], x: Any) -> Any:
+    return np.asarray(x).astype(dtype)
 
 
 def _array(value: Any, name: str) -> Any:
@@ -170,15 +179,15 @@ def logsumexp(
         except ValueError:
             raise ValueError(f"x and b have shapes {x.shape} and {np.shape(b)}, which do not broadcast") from None
         x = da.broadcast_to(x, shape)
-        b = _like(x, b, "b").astype(dtype)
+        b = _like(x, b, "b").astype(computed_in(dtype))
     axes = row_axes(axis, x.ndim)
     mask = _mask(where, x)
     if mask is not None and b is None:
         x = da.where(mask, x, dtype.type(-np.inf))
     elif mask is not None:
-        b = da.where(mask, b, dtype.type(0))
-    result = _log_sum(x.astype(dtype if _in_one_chunk(x, axes) else np.float64), axes, b, keepdims)
-    value, sign = result["logarithm"].astype(dtype), result["sign"].astype(dtype)
+        b = da.where(mask, b, b.dtype.type(0))
+    result = _log_sum(x.astype(computed_in(dtype) if _in_one_chunk(x, axes) else np.float64), axes, b, keepdims)
+    value, sign = _cast(result["logarithm"], dtype), _cast(result["sign"], dtype)
     if return_sign:
         return value, sign
     return value if b is None else _map(_nan_where_negative, dtype, value, sign)
@@ -251,17 +260,23 @@ def softmax_cross_entropy(
             f"labels has shape {targets.shape}, expected {rows_shape} (class indices) "
             f"or {logits.shape} (class probabilities)"
         )
-    ignored = None if ignore_index is None else checked_ignore_index(ignore_index, is_index)
+    ignored = None
+    if ignore_index is not None:
+        ignored = checked_ignore_index(ignore_index, targets.dtype if is_index else None)
     row_weight = np.ones(()) if sample_weight is None else _array(sample_weight, "sample_weight")
     floating_dtype(row_weight.dtype, "sample_weight")
     if sample_weight is not None:
         if row_weight.shape != rows_shape:
             raise ValueError(f"sample_weight has shape {row_weight.shape}, expected {rows_shape}")
+        if reduction == "mean" and isinstance(row_weight, np.ndarray):
+            row_weight = near_one(row_weight.astype(np.float64))
         row_weight = np.expand_dims(row_weight, axis)
     n = logits.shape[axis]
     class_weight = np.ones(n) if weight is None else real_array(weight, "weight", np.dtype(np.float64))
     if class_weight.shape != (n,):
         raise ValueError(f"weight has shape {class_weight.shape}, expected ({n},), one for each class")
+    if reduction == "mean" and is_index:
+        class_weight = near_one(class_weight)
 
     # From here on what has one value a row keeps the axis, at length 1.
     row_weight = _like(logits, row_weight, "sample_weight", (axis,)).astype(np.float64)
@@ -295,12 +310,12 @@ def softmax_cross_entropy(
         )
     losses = losses.squeeze(axis)
     if reduction == "none":
-        return losses.astype(dtype)
-    total = losses.sum(dtype=np.float64)
+        return _cast(losses, dtype)
+    total = da.reduction(losses, _sum, _sum, dtype=np.float64)
     if reduction == "mean":
         counted = da.where(row_weight == 0, 0.0, row_weight * label_weight).sum()
         total = _map(_quotient, np.float64, total, counted)
-    return total.astype(dtype)
+    return _cast(total, dtype)
 
 
 def _checked_labels(n: int, ignored: int | None, labels: Any) -> Any:
@@ -342,6 +357,11 @@ def _finished_losses(z: float, losses: Any, row_max: Any, log_sum: Any, label_we
     if z:
         losses = losses + np.where(label_weight == 0, 0, z * label_weight * (row_max + log_sum) ** 2)
     return np.where(row_weight == 0, 0, row_weight * losses)
+
+
+@np.errstate(all="ignore")
+def _sum(x: Any, axis: Axes, keepdims: bool) -> Any:
+    return np.sum(x, axis, np.float64, keepdims=keepdims)
 
 
 @np.errstate(all="ignore")

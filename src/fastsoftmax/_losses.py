@@ -90,14 +90,20 @@ class _Rows:
             raise IndexError(f"labels{where} is {self.indices[position]}, expected a class in [0, {n})") from None
 
 
-def _weights(given: ArrayLike, name: str, is_mean: bool) -> Array:
-    """Weights in float64. A mean is the same for all multiples of them: there they are brought near 1,
-    since the kernels weight in the logits' dtype, whose range may be smaller."""
-    weights = real_array(given, name, np.dtype(np.float64))
-    if not is_mean:
-        return weights
-    largest = np.max(np.abs(weights), initial=0, where=np.isfinite(weights))
-    return np.ldexp(weights, -np.frexp(largest)[1]) if largest > 0 and not 2.0**-32 < largest < 2.0**32 else weights
+def near_one(weights: Array) -> Array:
+    """Weights that are all tiny or all huge times a power of two, so that the largest or the smallest is near 1.
+
+    A mean is the same for all multiples of its weights, and the kernels weight in the logits' dtype, whose
+    range may be smaller. Others stay as they are: a huge one may belong to a row that does not count, and must
+    not push those out of the range that do.
+    """
+    with np.errstate(all="ignore"):
+        magnitudes = np.abs(weights[np.isfinite(weights) & (weights != 0)])
+        if magnitudes.size == 0 or (magnitudes.min() <= 2.0**32 and magnitudes.max() >= 2.0**-32):
+            return weights
+        reference = magnitudes.max() if magnitudes.max() < 1 else magnitudes.min()
+        scaled: Array = np.ldexp(weights, -np.frexp(reference)[1])
+        return scaled
 
 
 def _prepare(
@@ -125,16 +131,18 @@ def _prepare(
             f"or {array.shape} (class probabilities)"
         )
     if weight is not None:
-        # With class probabilities a mean divides by sample_weight alone.
-        class_weight = _weights(weight, "weight", is_mean and rows.indices is not None)
+        class_weight = real_array(weight, "weight", np.dtype(np.float64))
         if class_weight.shape != (n,):
             raise ValueError(f"weight has shape {class_weight.shape}, expected ({n},), one for each class")
+        if is_mean and rows.indices is not None:  # of probabilities it divides by sample_weight alone
+            class_weight = near_one(class_weight)
         with np.errstate(all="ignore"):
             rows.class_weight = np.ascontiguousarray(class_weight, array.dtype)
     if sample_weight is not None:
-        rows.sample_weight = _weights(sample_weight, "sample_weight", is_mean)
-        if rows.sample_weight.shape != rows.shape:
-            raise ValueError(f"sample_weight has shape {rows.sample_weight.shape}, expected {rows.shape}")
+        row_weight = real_array(sample_weight, "sample_weight", np.dtype(np.float64))
+        if row_weight.shape != rows.shape:
+            raise ValueError(f"sample_weight has shape {row_weight.shape}, expected {rows.shape}")
+        rows.sample_weight = near_one(row_weight) if is_mean else row_weight
     return rows
 
 
@@ -164,7 +172,9 @@ def cross_entropy(
     smoothing, z = checked_scalars(label_smoothing, z_loss, reduction)
     options: dict[str, Any] = {"label_smoothing": smoothing, "z_loss": z}
     if ignore_index is not None:
-        options["ignore_index"] = checked_ignore_index(ignore_index, rows.indices)
+        index = checked_ignore_index(ignore_index, None if rows.indices is None else rows.indices.dtype)
+        # The kernels compare the bits of an int64.
+        options["ignore_index"] = index - 2**64 if index is not None and index >= 2**63 else index
     if reduction == "mean":
         options["mean"] = "weights"
 
@@ -214,9 +224,9 @@ def checked_scalars(label_smoothing: float, z_loss: float, reduction: Reduction)
     return smoothing, z
 
 
-def checked_ignore_index(ignore_index: int, indices: Array | None) -> int | None:
-    """The label to be ignored, as the bits of an int64; None where no label of this dtype can be it."""
-    if indices is None:
+def checked_ignore_index(ignore_index: int, labels_dtype: np.dtype[Any] | None) -> int | None:
+    """The label to be ignored; None where no label of this dtype can be it. No dtype: labels are probabilities."""
+    if labels_dtype is None:
         raise ValueError("ignore_index goes with class indices, but labels has the shape of logits")
     try:
         index = operator.index(ignore_index)
@@ -224,10 +234,8 @@ def checked_ignore_index(ignore_index: int, indices: Array | None) -> int | None
         raise TypeError(f"ignore_index is {ignore_index!r}, expected an int or None") from None
     if not -(2**63) <= index < 2**64:
         raise ValueError(f"ignore_index is {index}, expected a 64-bit integer")
-    limits = np.iinfo(indices.dtype)
-    if not limits.min <= index <= limits.max:
-        return None
-    return index - 2**64 if index >= 2**63 else index
+    limits = np.iinfo(labels_dtype)
+    return index if limits.min <= index <= limits.max else None
 
 
 @adapts_containers("rows")
