@@ -190,6 +190,22 @@ def test_nullable_numbers(nullable, dtype):
     check(fsm.softmax(series), fsm.softmax(np.array([2, np.nan], series.to_numpy().dtype)), series.index)
 
 
+def test_nullable_masks_indices_and_mixed_columns():
+    """Without NA they are the booleans and integers that they hold."""
+    frame = pd.DataFrame({"u": [0.0, 2.0], "v": [1.0, 3.0]}).astype("Float64")
+    values = frame.to_numpy(np.float64)
+    check(fsm.softmax(frame, where=frame > 1), fsm.softmax(values, where=values > 1), frame.index, frame.columns)
+    index = pd.DataFrame([[1], [0]]).astype("Int64")
+    expected = fsm.selected_log_softmax(values, index.to_numpy(np.int64))
+    np.testing.assert_array_equal(fsm.selected_log_softmax(frame, index.to_numpy(np.int64)), expected)
+    np.testing.assert_array_equal(
+        fsm.selected_log_softmax(frame, pd.DataFrame([[1, 0], [0, 0]], columns=frame.columns).astype("Int64")),
+        fsm.selected_log_softmax(values, [[1, 0], [0, 0]]),
+    )
+    mixed = pd.DataFrame({"a": pd.arrays.SparseArray([0.0, 1.0]), "b": pd.array([1, 2], dtype="Int64")})
+    check(fsm.softmax(mixed), fsm.softmax([[0.0, 1.0], [1.0, 2.0]]), mixed.index, mixed.columns)
+
+
 def test_bad_arguments(frame):
     with pytest.raises(np.exceptions.AxisError):
         fsm.softmax(frame, 2)

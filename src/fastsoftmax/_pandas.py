@@ -52,7 +52,11 @@ def _values(name: str, value: Any) -> Any:
     array = np.asarray(value)
     if array.dtype != object:
         return array
-    dtypes = [getattr(dtype, "numpy_dtype", dtype) for dtype in (value.dtypes if value.ndim == 2 else [value.dtype])]
+    given = value.dtypes if value.ndim == 2 else [value.dtype]
+    dtypes = [getattr(dtype, "numpy_dtype", getattr(dtype, "subtype", dtype)) for dtype in given]
     if not all(map(pandas.api.types.is_numeric_dtype, dtypes)):
         return array
-    return value.to_numpy(floating_dtype(np.result_type(*dtypes), name), na_value=np.nan)
+    dtype = np.result_type(*dtypes)
+    if value.isna().to_numpy().any():
+        dtype = floating_dtype(dtype, name)
+    return value.to_numpy(dtype, na_value=np.nan)
