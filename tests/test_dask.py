@@ -143,6 +143,21 @@ def test_empty(length):
             np.testing.assert_array_equal(computed(function(da.from_array(x, chunks=2), axis), expected), expected)
 
 
+def test_chunks_of_unknown_sizes():
+    """A plain call needs none; an array beside needs to be cut alike."""
+    values = np.random.default_rng(0).normal(size=(6, 4))
+    x = da.from_array(values, (2, 4))
+    unknown, kept = x[x[:, 0] > 0], values[values[:, 0] > 0]
+    np.testing.assert_array_equal(fsm.softmax(unknown).compute(), fsm.softmax(kept))
+    for call in (
+        lambda: fsm.softmax(unknown, where=unknown > 0),
+        lambda: fsm.logsumexp(unknown, b=2.0),
+        lambda: fsm.softmax_cross_entropy(unknown, [0] * len(kept)),
+    ):
+        with pytest.raises(ValueError, match=r"compute_chunk_sizes\(\)"):
+            call()
+
+
 def test_zero_dimensions():
     for function in (*ELEMENTWISE, fsm.logsumexp):
         for axis in (-1, None, ()):

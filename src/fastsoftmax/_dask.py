@@ -73,8 +73,15 @@ def _array(value: Any, name: str) -> Any:
     return value
 
 
+def _refuse_unknown_sizes(x: Lazy, name: str) -> None:
+    """What goes along with x must be cut as it is."""
+    if any(np.isnan(size) for size in x.shape):
+        raise ValueError(f"{name} goes with an array whose chunks are of unknown sizes: call its compute_chunk_sizes()")
+
+
 def _like(x: Lazy, value: Any, name: str, axes: Axes = ()) -> Lazy:
     """A lazy array of the shape and in the chunks of x, of length 1 along `axes`."""
+    _refuse_unknown_sizes(x, name)
     lazy = da.asarray(_array(value, name))
     shape = tuple(1 if d in axes else size for d, size in enumerate(x.shape))
     try:
@@ -174,6 +181,7 @@ def logsumexp(
             b = _array(b, "b")
             floating_dtype(b.dtype, "b")
             dtype = floating_dtype(np.result_type(x.dtype, b.dtype), "x and b together")
+        _refuse_unknown_sizes(x, "b")
         try:
             shape = common_shape(x.shape, np.shape(b))
         except ValueError:
@@ -249,6 +257,7 @@ def softmax_cross_entropy(
     dtype = floating_dtype(logits.dtype, "logits")
     axis = single_axis(axis, logits.ndim, "logits")
     smoothing, z = checked_scalars(label_smoothing, z_loss, reduction)
+    _refuse_unknown_sizes(logits, "labels")
     rows_shape = logits.shape[:axis] + logits.shape[axis + 1 :]
     targets = _array(labels, "labels")
     floating_dtype(targets.dtype, "labels")
