@@ -207,20 +207,18 @@ def run_jobs(command, corpus, executions, longest_input):
     # The entropic schedule takes three times as long as the executions themselves.
     options = [f"-max_len={longest_input}", "-entropic=0", "-rss_limit_mb=0"]
     options += [f"-runs={executions // jobs}", "-print_final_stats=1"]
-    running = [
-        subprocess.Popen(
-            [*command, *options, f"-seed={job + 1}", f"-artifact_prefix={HERE}/", corpus],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-        )
-        for job in range(jobs)
-    ]
+    # To files: a pipe that is not read while another process is waited for would fill, and stop its writer.
+    logs = [corpus.with_name(f"{corpus.name}_{job}.log") for job in range(jobs)]
+    running = []
+    for job, log in enumerate(logs):
+        started = [*command, *options, f"-seed={job + 1}", f"-artifact_prefix={HERE}/", corpus]
+        with log.open("w") as stream:
+            running.append(subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=stream))
     total = 0
-    for process in running:
-        _, errors = process.communicate()
-        if process.returncode:
+    for process, log in zip(running, logs, strict=True):
+        code = process.wait()
+        errors = log.read_text(errors="replace")
+        if code:
             raise AssertionError(errors[-3000:])
         total += int(re.search(r"number_of_executed_units: (\d+)", errors)[1])
     return total
