@@ -5,9 +5,9 @@
  * (C) order of the result, so that the row number means the same for every operand.
  *
  * Every operand is described by its address and byte strides and may lie in memory in
- * any way, aligned to its own element. `out` or `hessian` may be `x` itself, and `out` of the vector-Jacobian
- * products `second`; any other overlap of an operand that is written with one that is read is
- * the caller's to prevent.
+ * any way, aligned to its own element. `out` or `hessian` may be `x` itself, and `out` of
+ * the vector-Jacobian products `second`; any other overlap of an operand that is written
+ * with one that is read is the caller's to prevent.
  *
  * Values: a row with a NaN or a +inf gives NaN (logsumexp of a +inf: +inf), -inf counts
  * as absent, a row of -inf alone gives NaN (logsumexp: -inf). No kernel allocates, takes

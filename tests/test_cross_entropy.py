@@ -245,6 +245,16 @@ def test_mean_with_weights_beyond_the_range_of_the_logits(dtype, power):
         np.testing.assert_array_equal(scaled[1], plain[1])
 
 
+@pytest.mark.parametrize("power", [-40, 40])
+def test_mean_over_probabilities_is_not_divided_by_class_weights(dtype, power):
+    data = batch(dtype)
+    weight = np.asarray(data["weight"], dtype)
+    plain = fsm.softmax_cross_entropy_value_and_grad(data["logits"], data["soft"], weight=weight)
+    scaled = fsm.softmax_cross_entropy_value_and_grad(data["logits"], data["soft"], weight=np.ldexp(weight, power))
+    np.testing.assert_array_equal(scaled[0], np.ldexp(plain[0], power))
+    np.testing.assert_array_equal(scaled[1], np.ldexp(plain[1], power))
+
+
 def test_mean_beside_a_huge_weight_that_does_not_count(dtype):
     x = np.array([[1, 2], [3, 1]], dtype)
     alone = fsm.softmax_cross_entropy_value_and_grad(x[:1], [0])

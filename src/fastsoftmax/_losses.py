@@ -98,8 +98,11 @@ def near_one(weights: Array) -> Array:
     not push those out of the range that do.
     """
     with np.errstate(all="ignore"):
-        magnitudes = np.abs(weights[np.isfinite(weights) & (weights != 0)])
-        if magnitudes.size == 0 or (magnitudes.min() <= 2.0**32 and magnitudes.max() >= 2.0**-32):
+        magnitudes = np.abs(weights)
+        if np.any((magnitudes >= 2.0**-32) & (magnitudes <= 2.0**32)):
+            return weights
+        magnitudes = magnitudes[np.isfinite(magnitudes) & (magnitudes > 0)]
+        if magnitudes.size == 0 or magnitudes.min() < 1 < magnitudes.max():
             return weights
         reference = magnitudes.max() if magnitudes.max() < 1 else magnitudes.min()
         scaled: Array = np.ldexp(weights, -np.frexp(reference)[1])
