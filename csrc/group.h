@@ -18,14 +18,16 @@ struct group {
     lane_mask clamped;          /* see needs_clamp */
     struct exponential largest; /* of row_max */
     struct row_sums sums;
+    struct pair rest; /* the sum without the largest exponentials, in units of one of them */
     struct pair log_sum;
     struct pair factor; /* of each exponential in the output */
-    vec certain_above;  /* probabilities above it are 1: see end_softmax */
+    int certain;        /* whether any row may have a probability of 1: see end_softmax */
+    vec certain_above;  /* probabilities above it are 1 */
     /* The losses' own: see losses.h. */
     ptrdiff_t label[64 / (REAL_BITS / 8)];
     vec weight, target, label_logit;
     vec at_label; /* of the gradient */
-    struct pair upstream;
+    struct pair upstream, slope; /* the gradient is slope * p - upstream * t */
 };
 
 /* The sum's logarithm is wanted, so the max is kept out of it. */
@@ -199,12 +201,42 @@ static void begin_rows(const struct plan *plan, struct group *group, ptrdiff_t f
 {
     group->first_row = first;
     group->count = last - first;
+    if (plan->operands == (1u << FSM_X | 1u << FSM_OUT)) {
+        point_to_rows(plan, group, FSM_X);
+        point_to_rows(plan, group, FSM_OUT);
+        return;
+    }
     for (unsigned left = plan->operands; left; left &= left - 1)
         point_to_rows(plan, group, (enum fsm_operand_name)__builtin_ctz(left));
     if (!plan->is_scaled) return;
     group->temperature = splat(1);
     for (ptrdiff_t lane = 0; lane < group->count; lane++)
         group->temperature[lane] = temperature_of(row_double(group, plan, FSM_TEMPERATURE, lane));
+}
+
+INLINE struct last_values last_values_of(const struct group *group, enum last_step step)
+{
+    struct last_values values;
+    if (step == TO_LOG) {
+        values.row_max = group->row_max;
+        values.log_sum = group->log_sum.high;
+    } else {
+        values.factor = group->factor;
+        values.certain_above = group->certain_above;
+    }
+    return values;
+}
+
+/* What is left to do with the strip of a group when all rows have their sums; COPY: what write_phase does. */
+INLINE enum last_step last_step_of_group(const struct plan *plan, const struct group *group)
+{
+    switch (plan->operation) {
+    case FSM_SOFTMAX: return group->certain ? COPY : SCALE;
+    case FSM_LOG_SOFTMAX: return plan->is_scaled ? COPY : TO_LOG;
+    case FSM_CROSS_ENTROPY:
+        return plan->has_dense_targets || any_lane(equal(group->weight, splat(0))) ? COPY : SCALE;
+    default: return COPY;
+    }
 }
 
 static void write_row_values(const struct group *group, enum fsm_operand_name name, vec values)

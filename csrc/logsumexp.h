@@ -5,11 +5,14 @@
 #include "group.h"
 #include "vector_log.h"
 
-/* ln S as a pair; NaN where the row holds a NaN, an infinite max or nothing. */
-static struct pair log_sum_of(const struct group *group)
+/* ln S as a pair; NaN where the row holds a NaN, an infinite max or nothing. In two steps, as all that follows
+ * the sums: see end_groups. */
+INLINE void set_rest(struct group *group)
 {
-    return log_of_sum(group->sums.ties, divide_pairs(group->sums.total, as_pair(group->largest)));
+    group->rest = divide_pairs(group->sums.total, as_pair(group->largest));
 }
+
+INLINE void set_log_sum(struct group *group) { group->log_sum = log_of_sum(group->sums.ties, group->rest); }
 
 /* max + log_sum; the max itself where it is infinite, unless there is a NaN. */
 static vec logsumexp_of(const struct group *group, struct pair log_sum)
@@ -26,11 +29,11 @@ static void end_weighted(const struct plan *plan, struct group *group)
 {
     const vec infinity = splat((real)__builtin_inf()), zero = splat(0), nan = splat((real)__builtin_nan(""));
     vec ties = group->sums.ties, total = group->sums.total.high;
-    struct pair largest = as_pair(group->largest), q = divide_pairs(group->sums.total, largest);
+    struct pair q = group->rest;
     /* Where the largest terms cancel, the rest may be too small a part of one: it is taken times SUM_SCALE. */
     lane_mask is_small = equal(ties, zero) & less(absolute(q.high), splat(1 / SUM_SCALE));
     const vec up = splat(SUM_SCALE);
-    struct pair enlarged = divide_pairs((struct pair){total * up, group->sums.total.low * up}, largest);
+    struct pair enlarged = divide_pairs((struct pair){total * up, group->sums.total.low * up}, as_pair(group->largest));
     q = (struct pair){choose(is_small, enlarged.high, q.high), choose(is_small, enlarged.low, q.low)};
     struct pair sum = two_sum(ties, q.high);
     vec value = sum.high + (sum.low + q.low);
@@ -61,7 +64,7 @@ static void end_weighted(const struct plan *plan, struct group *group)
 static void end_logsumexp(const struct plan *plan, struct group *group)
 {
     if (plan->is_weighted) end_weighted(plan, group);
-    else write_row_values(group, FSM_ROW_OUT, logsumexp_of(group, log_sum_of(group)));
+    else write_row_values(group, FSM_ROW_OUT, logsumexp_of(group, group->log_sum));
 }
 
 #endif

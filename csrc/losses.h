@@ -117,7 +117,7 @@ static void end_grad_hess(const struct plan *plan, struct group *group)
 static void end_cross_entropy(const struct plan *plan, struct group *group, real *losses)
 {
     const struct fsm_job *job = plan->job;
-    struct pair log_sum = log_sum_of(group);
+    struct pair log_sum = group->log_sum;
     vec distance = group->row_max - group->label_logit;
     struct pair cost = two_product(distance, group->target);
     struct pair mass = {group->target, splat(0)};
@@ -149,15 +149,22 @@ static void end_cross_entropy(const struct plan *plan, struct group *group, real
     } else if (has(plan, FSM_ROW_OUT)) {
         write_row_values(group, FSM_ROW_OUT, total);
     }
-    if (!has(plan, FSM_OUT)) return;
-    struct pair ties = multiply_pairs(as_pair(group->largest), (struct pair){group->sums.ties, splat(0)});
-    struct pair sum = add_pairs(group->sums.total, ties);
     struct pair slope = two_sum(mass.high, z_slope);
     slope.low += mass.low;
-    slope = multiply_pairs(slope, group->upstream);
-    group->factor = multiply_pairs(slope, reciprocal(fast_two_sum(sum.high, sum.low)));
-    if (!plan->has_dense_targets)
-        set_at_label(plan, group, multiply_pairs(group->upstream, (struct pair){group->target, splat(0)}));
+    group->slope = multiply_pairs(slope, group->upstream);
+}
+
+/* What every exponential is multiplied by in the gradient. */
+static void set_gradient_factor(struct group *group)
+{
+    struct pair ties = multiply_pairs(as_pair(group->largest), (struct pair){group->sums.ties, splat(0)});
+    struct pair sum = add_pairs(group->sums.total, ties);
+    group->factor = multiply_pairs(group->slope, reciprocal(fast_two_sum(sum.high, sum.low)));
+}
+
+static void set_gradient_at_label(const struct plan *plan, struct group *group)
+{
+    set_at_label(plan, group, multiply_pairs(group->upstream, (struct pair){group->target, splat(0)}));
 }
 
 /* ---- The output ------------------------------------------------------------------------- */

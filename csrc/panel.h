@@ -20,21 +20,10 @@
  * line: 17 cycles for 64 bytes with 2 lines ahead, 7.4 with 16. */
 #define AHEAD_BYTES ((ptrdiff_t)4096)
 
-/* What is left to do with an element when it is written. */
-enum last_step { COPY, SCALE, TO_LOG };
-
 struct panel {
     ptrdiff_t first_row, groups;
     struct extremes extremes[PANEL_GROUPS];
-    union {
-        struct {
-            struct pair factor;
-            vec certain_above;
-        };
-        struct {
-            vec row_max, log_sum;
-        };
-    } last_step[PANEL_GROUPS];
+    struct last_values last_values[PANEL_GROUPS];
 };
 
 static void *group_scratch(const struct plan *plan, void *scratch, ptrdiff_t group)
@@ -106,31 +95,11 @@ static void read_panel(const struct plan *plan, struct panel *panel, void *scrat
     }
 }
 
-INLINE enum last_step last_step_of(const struct plan *plan)
+INLINE enum last_step panel_step_of(const struct plan *plan)
 {
-    if (plan->operation == FSM_SOFTMAX) return SCALE;
+    if (plan->operation == FSM_SOFTMAX) return SCALE_OR_ONE;
     if (plan->operation == FSM_LOG_SOFTMAX && !plan->is_scaled) return TO_LOG;
     return COPY;
-}
-
-INLINE void set_last_step(const struct plan *plan, struct panel *panel, ptrdiff_t g, const struct group *group)
-{
-    if (last_step_of(plan) == SCALE) {
-        panel->last_step[g].factor = group->factor;
-        panel->last_step[g].certain_above = group->certain_above;
-    } else {
-        panel->last_step[g].row_max = group->row_max;
-        panel->last_step[g].log_sum = group->log_sum.high;
-    }
-}
-
-INLINE vec after_last_step(const struct panel *panel, ptrdiff_t g, vec element, enum last_step step)
-{
-    switch (step) {
-    case SCALE: return certain_or(scaled(element, panel->last_step[g].factor), panel->last_step[g].certain_above);
-    case TO_LOG: return (element - panel->last_step[g].row_max) - panel->last_step[g].log_sum;
-    default: return element;
-    }
 }
 
 /* `step` and `streamed` are constants. */
@@ -145,7 +114,7 @@ INLINE void write_lines(const struct plan *plan, const struct panel *panel, void
     for (ptrdiff_t i = 0; i < n; i++, line += out->axis_stride) {
         const char *ahead = line_ahead(line, i, n, out->axis_stride, bytes, bytes);
         for (ptrdiff_t g = 0; g < panel->groups; g++) {
-            vec element = after_last_step(panel, g, load(strip + g * strip_reals + i * LANES), step);
+            vec element = after_last_step(load(strip + g * strip_reals + i * LANES), step, &panel->last_values[g]);
             real *to = (real *)(void *)line + g * LANES;
             if (streamed) {
                 stream(to, element);
@@ -164,10 +133,10 @@ static void write_panel(const struct plan *plan, const struct panel *panel, void
         if (plan->streams_panels) write_lines(plan, panel, scratch, step, 1);                      \
         else write_lines(plan, panel, scratch, step, 0);                                           \
     } while (0)
-    switch (last_step_of(plan)) {
-    case SCALE: WRITE(SCALE); break;
+    switch (panel_step_of(plan)) {
+    case SCALE_OR_ONE: WRITE(SCALE_OR_ONE); break;
     case TO_LOG: WRITE(TO_LOG); break;
-    case COPY: WRITE(COPY); break;
+    default: WRITE(COPY); break;
     }
 #undef WRITE
 }

@@ -11,6 +11,7 @@
 #ifndef FASTSOFTMAX_PASSES_H
 #define FASTSOFTMAX_PASSES_H
 
+#include "last_step.h"
 #include "vector_exp.h"
 
 #define CHAINS ((ptrdiff_t)(512 / REAL_BITS))
@@ -168,27 +169,31 @@ INLINE struct chain new_chain(int mode)
     return (struct chain){splat(mode & KEEP_MAX_OUT ? 0 : 2 * SUM_SCALE), splat(0), splat(0), none, none};
 }
 
+INLINE struct pair sum_of_chain(vec sum, vec compensation, int mode)
+{
+    return two_sum(mode & KEEP_MAX_OUT ? sum : sum - splat(2 * SUM_SCALE), compensation);
+}
+
 INLINE struct row_sums chain_total(struct chain chain, int mode)
 {
-    vec sum = mode & KEEP_MAX_OUT ? chain.sum : chain.sum - splat(2 * SUM_SCALE);
-    struct pair total = mode & WEIGHTED ? chain.cost : two_sum(sum, chain.compensation);
+    struct pair total = mode & WEIGHTED ? chain.cost : sum_of_chain(chain.sum, chain.compensation, mode);
     return (struct row_sums){total, chain.ties, chain.cost, chain.mass};
 }
 
 /* The chain of a vertical strip that starts at step `first` and takes each `stride`-th. */
-INLINE struct row_sums vertical_chain(const struct sum_strip *strip, ptrdiff_t first, ptrdiff_t stride, int mode)
+INLINE struct chain vertical_chain(const struct sum_strip *strip, ptrdiff_t first, ptrdiff_t stride, int mode)
 {
     struct chain chain = new_chain(mode);
     for (ptrdiff_t i = first; i < strip->length; i += stride) chain_step(&chain, strip, i * LANES, LANES, mode);
-    return chain_total(chain, mode);
+    return chain;
 }
 
 INLINE struct row_sums vertical_sums(const struct sum_strip *strip_in, int mode)
 {
     struct sum_strip strip = *strip_in; /* where the compiler sees that no store changes it */
-    if (strip.is_short) return vertical_chain(&strip, 0, 1, mode);
+    if (strip.is_short) return chain_total(vertical_chain(&strip, 0, 1, mode), mode);
     struct row_sums totals[CHAINS];
-    for (ptrdiff_t c = 0; c < CHAINS; c++) totals[c] = vertical_chain(&strip, c, CHAINS, mode);
+    for (ptrdiff_t c = 0; c < CHAINS; c++) totals[c] = chain_total(vertical_chain(&strip, c, CHAINS, mode), mode);
     for (ptrdiff_t half = CHAINS / 2; half > 0; half /= 2)
         for (ptrdiff_t c = 0; c < half; c++) totals[c] = add_sums(totals[c], totals[c + half]);
     return totals[0];
@@ -380,8 +385,6 @@ NOT_INLINE struct extremes extremes_of_strip(const real *x, ptrdiff_t size)
     return join(join(a, b), join(c, d));
 }
 
-INLINE vec scaled(vec e, struct pair factor) { return fma_(e, factor.high, e * factor.low); }
-
 /* out = e * factor */
 INLINE void scale_step(ptrdiff_t i, ptrdiff_t lanes, const real *e, real *out, struct pair factor)
 {
@@ -392,9 +395,6 @@ NOT_INLINE void write_scaled(const real *e, real *out, ptrdiff_t size, struct pa
 {
     EACH_VECTOR(size, scale_step, e, out, factor);
 }
-
-/* 1 where the probability is above the bound */
-INLINE vec certain_or(vec probability, vec bound) { return choose(less(bound, probability), splat(1), probability); }
 
 INLINE void certain_step(ptrdiff_t i, ptrdiff_t lanes, real *out, vec bound)
 {

@@ -46,6 +46,14 @@ static void max_phase(const struct plan *plan, const struct group *group, ptrdif
     *result = plan->vertical ? of_strip[0] : extremes_across_lanes(of_strip, count);
 }
 
+/* Whether some row's others may sum to so little that end_softmax finds its max certain: not
+ * where each of them is more than 2**-MANTISSA_BITS of the max. */
+INLINE int may_be_certain(const struct plan *plan, struct extremes of_row)
+{
+    vec bound = splat((real)MANTISSA_BITS * LN2);
+    return plan->is_scaled || plan->job->n == 1 || any_lane(~less(of_row.max - of_row.min, bound));
+}
+
 static void end_max(const struct plan *plan, struct group *group, const void *extremes, ptrdiff_t count)
 {
     const struct extremes *of_block = extremes;
@@ -56,7 +64,9 @@ static void end_max(const struct plan *plan, struct group *group, const void *ex
     group->row_max = row_max;
     set_shift(&group->shift, row_max, group->temperature, plan->is_scaled);
     group->clamped = needs_clamp(&group->shift, of_row.min);
-    group->largest = shifted_exp(row_max, &group->shift, plan->is_scaled, 0);
+    group->certain = may_be_certain(plan, of_row);
+    if (keeps_max_out(plan) || group->certain)
+        group->largest = shifted_exp(row_max, &group->shift, plan->is_scaled, 0);
 }
 
 /* ---- Phase 2: the sums ------------------------------------------------------------------ */
@@ -166,6 +176,18 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
                           sums);
 }
 
+/* The one chain of a plain job's short rows; `mode` is a constant. */
+INLINE struct chain chain_of_short_rows(const struct plan *plan, const struct group *group, void *scratch, int mode)
+{
+    struct sum_strip strip;
+    strip.length = plan->job->n;
+    strip.shift = group->shift;
+    strip.row_max = group->row_max;
+    strip.x = strip.e = strip_memory(plan, scratch, STRIP_X);
+    return any_lane(group->clamped) ? vertical_chain(&strip, 0, 1, mode)
+                                    : vertical_chain(&strip, 0, 1, mode | UNCLAMPED);
+}
+
 static void write_selected(const struct plan *plan, const struct group *group)
 {
     const struct fsm_job *job = plan->job;
@@ -187,34 +209,55 @@ static void write_selected(const struct plan *plan, const struct group *group)
  * the others sum to less than a quarter of an ulp of 1 it is set right when it is written. */
 static void end_softmax(struct group *group)
 {
-    struct pair total = fast_two_sum(group->sums.total.high, group->sums.total.low), largest = as_pair(group->largest);
+    struct pair total = fast_two_sum(group->sums.total.high, group->sums.total.low);
+    group->factor = reciprocal(total);
+    group->certain_above = splat(2);
+    if (!group->certain) return;
+    struct pair largest = as_pair(group->largest);
     vec others = (total.high - largest.high) + (total.low - largest.low);
     lane_mask certain = less(absolute(others), total.high * splat((real)1 / ((integer)4 << MANTISSA_BITS)));
     group->certain_above = choose(certain, splat((real)0.5), splat(2));
-    group->factor = reciprocal(total);
+    group->certain = any_lane(certain);
+}
+
+/* From the sums of `count` groups to what is written. Step by step for all of them: each step is a chain of operations
+ * that wait for one another, and of the steps of one group in a row the processor could not see the next group's. */
+static void end_groups(const struct plan *plan, struct group *groups, ptrdiff_t count, real *losses)
+{
+    enum fsm_operation operation = plan->operation;
+    if (keeps_max_out(plan)) {
+        for (ptrdiff_t g = 0; g < count; g++) set_rest(&groups[g]);
+        for (ptrdiff_t g = 0; g < count && !plan->is_weighted; g++) set_log_sum(&groups[g]);
+    }
+    for (ptrdiff_t g = 0; g < count; g++) {
+        struct group *group = &groups[g];
+        switch (operation) {
+        case FSM_SOFTMAX: end_softmax(group); break;
+        case FSM_GRAD_HESS:
+            end_softmax(group);
+            end_grad_hess(plan, group);
+            break;
+        case FSM_LOGSUMEXP: end_logsumexp(plan, group); break;
+        case FSM_SELECT: write_selected(plan, group); break;
+        case FSM_CROSS_ENTROPY:
+            end_cross_entropy(plan, group, losses ? losses + (group->first_row - groups->first_row) : NULL);
+            break;
+        case FSM_LOG_SOFTMAX:
+        case FSM_SOFTMAX_VJP:
+        case FSM_LOG_SOFTMAX_VJP: break;
+        }
+    }
+    if (operation != FSM_CROSS_ENTROPY || !has(plan, FSM_OUT)) return;
+    for (ptrdiff_t g = 0; g < count; g++) set_gradient_factor(&groups[g]);
+    for (ptrdiff_t g = 0; g < count && !plan->has_dense_targets; g++) set_gradient_at_label(plan, &groups[g]);
 }
 
 static void end_sum(const struct plan *plan, struct group *group, const void *sums, ptrdiff_t count, void *losses)
 {
     const struct row_sums *of_block = sums;
-    if (of_block != &group->sums) group->sums = of_block[0];
+    group->sums = of_block[0];
     for (ptrdiff_t block = 1; block < count; block++) group->sums = add_sums(group->sums, of_block[block]);
-    switch (plan->operation) {
-    case FSM_SOFTMAX: end_softmax(group); break;
-    case FSM_GRAD_HESS:
-        end_softmax(group);
-        end_grad_hess(plan, group);
-        break;
-    case FSM_LOGSUMEXP: end_logsumexp(plan, group); break;
-    case FSM_LOG_SOFTMAX: group->log_sum = log_sum_of(group); break;
-    case FSM_SELECT:
-        group->log_sum = log_sum_of(group);
-        write_selected(plan, group);
-        break;
-    case FSM_CROSS_ENTROPY: end_cross_entropy(plan, group, losses); break;
-    case FSM_SOFTMAX_VJP:
-    case FSM_LOG_SOFTMAX_VJP: break;
-    }
+    end_groups(plan, group, 1, losses);
 }
 
 /* ---- Phase 3: the output ---------------------------------------------------------------- */
@@ -313,10 +356,14 @@ static ptrdiff_t begin_batch(const struct plan *plan, struct group *groups, ptrd
     return count;
 }
 
-static void sum_batch(const struct plan *plan, struct group *groups, ptrdiff_t count, const struct extremes *extremes,
-                      real *losses, void *scratch)
+static void end_max_batch(const struct plan *plan, struct group *groups, ptrdiff_t count,
+                          const struct extremes *extremes)
 {
     for (ptrdiff_t g = 0; g < count; g++) end_max(plan, &groups[g], &extremes[g], 1);
+}
+
+static void sum_batch(const struct plan *plan, struct group *groups, ptrdiff_t count, void *scratch)
+{
     for (ptrdiff_t g = 0; g < count; g++) {
         struct row_sums *sums = &groups[g].sums, of_block;
         sum_phase(plan, &groups[g], 0, sums, group_scratch(plan, scratch, g));
@@ -324,7 +371,6 @@ static void sum_batch(const struct plan *plan, struct group *groups, ptrdiff_t c
             sum_phase(plan, &groups[g], block, &of_block, group_scratch(plan, scratch, g));
             *sums = add_sums(*sums, of_block);
         }
-        end_sum(plan, &groups[g], sums, 1, losses ? losses + (groups[g].first_row - groups[0].first_row) : NULL);
     }
 }
 
@@ -335,10 +381,33 @@ static void write_batch(const struct plan *plan, const struct group *groups, ptr
             write_phase(plan, &groups[g], block, group_scratch(plan, scratch, g));
 }
 
-static void scatter_batch(const struct plan *plan, const struct group *groups, ptrdiff_t count, void *scratch)
+/* The strip of a group that stays in scratch memory, and its extremes. */
+static struct extremes read_strip_in_scratch(const struct plan *plan, const struct group *group, void *scratch)
 {
-    for (ptrdiff_t g = 0; g < count; g++)
-        scatter_rows(&groups[g].rows[FSM_OUT], groups[g].count, 0, plan->job->n, strip_of_group(plan, scratch, g));
+    const struct row_pointers *x = &group->rows[FSM_X];
+    ptrdiff_t n = plan->job->n;
+    if (!plan->is_weighted && can_transpose(x, n))
+        return gather_transposed(x, 0, n, strip_memory(plan, scratch, STRIP_X));
+    return extremes_of_strip(read_x(plan, group, 0, 0, scratch), n * LANES);
+}
+
+/* Its way home; where only the last step of the writing phase is left to do, that comes with it. */
+static void write_strip_in_scratch(const struct plan *plan, const struct group *group, void *scratch)
+{
+    const struct row_pointers *out = &group->rows[FSM_OUT];
+    real *strip = strip_memory(plan, scratch, STRIP_X);
+    enum last_step last = last_step_of_group(plan, group);
+    if (last != COPY && can_transpose(out, plan->job->n)) {
+        struct last_values values = last_values_of(group, last);
+        if (last == SCALE) scatter_transposed(out, group->count, 0, plan->job->n, strip, SCALE, &values);
+        else scatter_transposed(out, group->count, 0, plan->job->n, strip, TO_LOG, &values);
+        if (plan->operation == FSM_CROSS_ENTROPY)
+            for (ptrdiff_t lane = 0; lane < group->count; lane++)
+                *element(out, lane, group->label[lane]) = group->at_label[lane];
+        return;
+    }
+    write_phase(plan, group, 0, scratch);
+    scatter_rows(out, group->count, 0, plan->job->n, strip);
 }
 
 /* Returns the row after the last one of the batch. */
@@ -350,21 +419,25 @@ static ptrdiff_t run_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t l
     /* Between panels there is one group at a time that is not whole. */
     ptrdiff_t count = begin_batch(plan, groups, plan->panel_groups ? 1 : plan->batch_groups, first, last);
     ptrdiff_t end = groups[count - 1].first_row + groups[count - 1].count;
-    for (ptrdiff_t g = 0; g < count && in_scratch; g++) {
-        read_x(plan, &groups[g], 0, 0, group_scratch(plan, scratch, g));
-        if (end < last) prefetch_group(plan, &groups[g], plan->batch_groups * plan->group_rows);
-    }
     for (ptrdiff_t g = 0; g < count; g++) {
+        if (in_scratch) {
+            extremes[g] = read_strip_in_scratch(plan, &groups[g], group_scratch(plan, scratch, g));
+            if (end < last) prefetch_group(plan, &groups[g], plan->batch_groups * plan->group_rows);
+            continue;
+        }
         max_phase(plan, &groups[g], 0, &extremes[g], group_scratch(plan, scratch, g));
         for (ptrdiff_t block = 1; block < plan->blocks; block++) {
             max_phase(plan, &groups[g], block, &of_block, group_scratch(plan, scratch, g));
             extremes[g] = join(extremes[g], of_block);
         }
     }
-    sum_batch(plan, groups, count, extremes, losses, scratch);
+    end_max_batch(plan, groups, count, extremes);
+    sum_batch(plan, groups, count, scratch);
+    end_groups(plan, groups, count, losses);
     if (!writes_elements(plan)) return end;
-    write_batch(plan, groups, count, scratch);
-    if (in_scratch) scatter_batch(plan, groups, count, scratch);
+    if (!in_scratch) write_batch(plan, groups, count, scratch);
+    for (ptrdiff_t g = 0; g < count && in_scratch; g++)
+        write_strip_in_scratch(plan, &groups[g], group_scratch(plan, scratch, g));
     return end;
 }
 
@@ -380,23 +453,28 @@ static ptrdiff_t run_panel(const struct plan *plan, ptrdiff_t first, ptrdiff_t g
     for (ptrdiff_t done = 0, count; done < group_count; done += count) {
         void *batch_scratch = group_scratch(plan, scratch, done);
         count = begin_batch(plan, groups, BATCH_GROUPS, first + done * LANES, end);
-        sum_batch(plan, groups, count, panel.extremes + done, losses ? losses + done * LANES : NULL, batch_scratch);
+        end_max_batch(plan, groups, count, panel.extremes + done);
+        sum_batch(plan, groups, count, batch_scratch);
+        end_groups(plan, groups, count, losses ? losses + done * LANES : NULL);
         if (!writes_elements(plan)) continue;
-        if (plan->writes_panels && last_step_of(plan) != COPY) {
-            for (ptrdiff_t g = 0; g < count; g++) set_last_step(plan, &panel, done + g, &groups[g]);
-            continue;
+        if (!plan->writes_panels) {
+            for (ptrdiff_t g = 0; g < count; g++)
+                write_strip_in_scratch(plan, &groups[g], group_scratch(plan, batch_scratch, g));
+        } else if (panel_step_of(plan) == COPY) {
+            write_batch(plan, groups, count, batch_scratch);
+        } else {
+            for (ptrdiff_t g = 0; g < count; g++)
+                panel.last_values[done + g] = last_values_of(&groups[g], panel_step_of(plan));
         }
-        write_batch(plan, groups, count, batch_scratch);
-        if (!plan->writes_panels) scatter_batch(plan, groups, count, batch_scratch);
     }
     if (plan->writes_panels) write_panel(plan, &panel, scratch);
     return end;
 }
 
-static void any_rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *losses, void *scratch)
+static void any_rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch)
 {
     for (ptrdiff_t row = first; row < last;) {
-        real *row_losses = losses ? (real *)losses + (row - first) : NULL;
+        real *row_losses = losses ? losses + (row - first) : NULL;
         ptrdiff_t groups = groups_of_panel(plan, row, last);
         row = groups ? run_panel(plan, row, groups, row_losses, scratch)
                      : run_batch(plan, row, last, row_losses, scratch);
@@ -404,31 +482,74 @@ static void any_rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, v
     if (plan->streamed || plan->streams_panels) stream_fence();
 }
 
-/* Most of what is done for a group of short rows is to ask the plan what to do. For the commonest jobs
- * the answers are constants, and `flatten` puts all that asks where the compiler sees them. (The loss
- * would gain 4 % by it.) */
-#define SHORT_ROWS(name, known_operation)                                                          \
+/* As run_batch, where the mode of the sums is a constant. */
+INLINE ptrdiff_t run_short_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch,
+                                 int mode)
+{
+    struct group groups[BATCH_GROUPS];
+    struct extremes extremes[BATCH_GROUPS];
+    ptrdiff_t count = begin_batch(plan, groups, plan->batch_groups, first, last);
+    ptrdiff_t end = groups[count - 1].first_row + groups[count - 1].count;
+    for (ptrdiff_t g = 0; g < count; g++) {
+        extremes[g] = read_strip_in_scratch(plan, &groups[g], group_scratch(plan, scratch, g));
+        if (end < last) prefetch_group(plan, &groups[g], plan->batch_groups * LANES);
+    }
+    end_max_batch(plan, groups, count, extremes);
+    for (ptrdiff_t g = 0; g < count; g++)
+    {
+        struct chain chain = chain_of_short_rows(plan, &groups[g], group_scratch(plan, scratch, g), mode);
+        groups[g].sums.total = (struct pair){chain.sum, chain.compensation};
+        groups[g].sums.ties = chain.ties;
+    }
+    for (ptrdiff_t g = 0; g < count; g++)
+        groups[g].sums.total = sum_of_chain(groups[g].sums.total.high, groups[g].sums.total.low, mode);
+    end_groups(plan, groups, count, losses);
+    for (ptrdiff_t g = 0; g < count && writes_elements(plan); g++)
+        write_strip_in_scratch(plan, &groups[g], group_scratch(plan, scratch, g));
+    return end;
+}
+
+/* Most of what is done for a group of short rows is to ask the plan what to do. For the commonest jobs the answers
+ * are constants, and `flatten` puts all that asks where the compiler sees them. */
+#define SHORT_ROWS(name, known_operation, known_operands, mode)                                    \
     static __attribute__((flatten)) void name(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, \
-                                              void *scratch)                                       \
+                                              real *losses, void *scratch)                         \
     {                                                                                              \
         struct plan known = *plan;                                                                 \
         known.operation = known_operation;                                                         \
-        known.operands = X_AND_OUT;                                                                \
-        known.vertical = 1;                                                                        \
-        known.blocks = 1;                                                                          \
+        known.operands = known_operands;                                                           \
+        known.vertical = known.blocks = 1;                                                         \
+        known.group_rows = LANES;                                                                  \
+        known.skew = known.panel_groups = 0;                                                       \
         known.is_scaled = known.is_weighted = known.has_dense_targets = known.streamed = 0;        \
-        for (ptrdiff_t row = first; row < last;) row = run_batch(&known, row, last, NULL, scratch); \
+        for (ptrdiff_t row = first, next; row < last; row = next)                                  \
+            next = run_short_batch(&known, row, last, losses ? losses + (row - first) : NULL, scratch, mode); \
     }
-#define X_AND_OUT (1u << FSM_X | 1u << FSM_OUT)
-SHORT_ROWS(short_softmax_rows, FSM_SOFTMAX)
-SHORT_ROWS(short_log_softmax_rows, FSM_LOG_SOFTMAX)
+#define BIT(name) (1u << FSM_##name)
+SHORT_ROWS(short_softmax_rows, FSM_SOFTMAX, BIT(X) | BIT(OUT), STORE)
+SHORT_ROWS(short_log_softmax_rows, FSM_LOG_SOFTMAX, BIT(X) | BIT(OUT), KEEP_MAX_OUT)
+SHORT_ROWS(short_logsumexp_rows, FSM_LOGSUMEXP, BIT(X) | BIT(ROW_OUT), KEEP_MAX_OUT)
+SHORT_ROWS(short_value_and_grad_rows, FSM_CROSS_ENTROPY, BIT(X) | BIT(OUT) | BIT(LABELS), KEEP_MAX_OUT | STORE)
+
+typedef void rows_function(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch);
+
+static rows_function *rows_function_of(const struct plan *plan)
+{
+    if (!plan->vertical || plan->job->n >= SHORT_ROW || plan->panel_groups || plan->is_scaled) return any_rows;
+    switch (plan->operation) {
+    case FSM_SOFTMAX: return short_softmax_rows;
+    case FSM_LOG_SOFTMAX: return short_log_softmax_rows;
+    case FSM_LOGSUMEXP: return plan->operands == (BIT(X) | BIT(ROW_OUT)) ? short_logsumexp_rows : any_rows;
+    case FSM_CROSS_ENTROPY:
+        if (plan->operands != (BIT(X) | BIT(OUT) | BIT(LABELS)) || plan->has_dense_targets) return any_rows;
+        return short_value_and_grad_rows;
+    default: return any_rows;
+    }
+}
 
 static void rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *losses, void *scratch)
 {
-    int is_short = plan->vertical && plan->blocks == 1 && plan->panel_groups == 0 && plan->operands == X_AND_OUT;
-    if (is_short && plan->operation == FSM_SOFTMAX) short_softmax_rows(plan, first, last, scratch);
-    else if (is_short && plan->operation == FSM_LOG_SOFTMAX) short_log_softmax_rows(plan, first, last, scratch);
-    else any_rows(plan, first, last, losses, scratch);
+    rows_function_of(plan)(plan, first, last, losses, scratch);
 }
 
 const struct kernels KERNELS = {

@@ -333,8 +333,79 @@ INLINE void zip(vec v[], int count)
     }
 }
 
-/* square[i] lane j becomes square[j] lane i. */
-INLINE void transpose(vec square[LANES]) { zip(square, LANES); }
+/* A vector's parts of 16 bytes, within which shuffles take the least time. */
+#define PART ((int)(16 / sizeof(real)))
+#define PARTS ((int)(LANES / PART))
+
+/* a0 b0 a1 b1 ... from the first and from the second halves of each part of a and b. */
+#define INTERLEAVED_IN_PART(offset, i) \
+    ((i) / PART * PART + (offset) + (i) % PART / 2 + ((i) % 2 ? (int)LANES : 0))
+
+/* In each part: v[i]'s element j becomes v[j]'s element i. */
+INLINE void transpose_parts(vec v[])
+{
+    for (int stage = 1; stage < PART; stage *= 2) {
+        vec shuffled[PART];
+        for (int i = 0; i < PART / 2; i++) {
+            shuffled[2 * i] = SHUFFLE(v[i], v[i + PART / 2], INTERLEAVED_IN_PART, 0);
+            shuffled[2 * i + 1] = SHUFFLE(v[i], v[i + PART / 2], INTERLEAVED_IN_PART, PART / 2);
+        }
+        for (int i = 0; i < PART; i++) v[i] = shuffled[i];
+    }
+}
+
+/* Each part from an address of its own. */
+INLINE vec load_parts(const real *const from[])
+{
+#if VECTOR_BYTES == 16
+    return load(from[0]);
+#else
+    const __m256 low = _mm256_loadu2_m128((const float *)from[1], (const float *)from[0]);
+#if VECTOR_BYTES == 32
+    return (vec)low;
+#else
+    const __m256 high = _mm256_loadu2_m128((const float *)from[3], (const float *)from[2]);
+    return (vec)_mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+#endif
+#endif
+}
+
+INLINE void store_part(real *to, vec v, int part)
+{
+#if VECTOR_BYTES == 16
+    (void)part;
+    store(to, v);
+#elif VECTOR_BYTES == 32
+    _mm_storeu_ps((float *)to, part ? _mm256_extractf128_ps((__m256)v, 1) : _mm256_castps256_ps128((__m256)v));
+#else
+    __m512 all = (__m512)v;
+    switch (part) { /* which is to be a constant */
+    case 0: _mm_storeu_ps((float *)to, _mm512_castps512_ps128(all)); break;
+    case 1: _mm_storeu_ps((float *)to, _mm512_extractf32x4_ps(all, 1)); break;
+    case 2: _mm_storeu_ps((float *)to, _mm512_extractf32x4_ps(all, 2)); break;
+    default: _mm_storeu_ps((float *)to, _mm512_extractf32x4_ps(all, 3)); break;
+    }
+#endif
+}
+
+#if VECTOR_BYTES > 16
+/* The first part of a, of b, the second of a, ... from the first and from the second halves. */
+#define INTERLEAVED_PARTS(offset, i) \
+    ((offset) + (i) / (2 * PART) * PART + (i) % PART + ((i) / PART % 2 ? (int)LANES : 0))
+INLINE vec interleave_parts_low(vec a, vec b) { return SHUFFLE(a, b, INTERLEAVED_PARTS, 0); }
+INLINE vec interleave_parts_high(vec a, vec b) { return SHUFFLE(a, b, INTERLEAVED_PARTS, (int)LANES / 2); }
+
+/* Each two parts to an address of their own. */
+INLINE void store_two_parts(real *const to[], vec v)
+{
+#if VECTOR_BYTES == 32
+    store(to[0], v);
+#else
+    _mm256_storeu_ps((float *)to[0], _mm512_castps512_ps256((__m512)v));
+    _mm256_storeu_ps((float *)to[1], _mm512_extractf32x8_ps((__m512)v, 1));
+#endif
+}
+#endif
 
 /* Lane i of the result is lane from[i] of v. */
 INLINE vec permute(vec v, ivec from)

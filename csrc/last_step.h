@@ -1,0 +1,38 @@
+/* What is left to do with an element of a vertical group while it is written. */
+#ifndef FASTSOFTMAX_LAST_STEP_H
+#define FASTSOFTMAX_LAST_STEP_H
+
+#include "pair.h"
+
+enum last_step { COPY, SCALE, SCALE_OR_ONE, TO_LOG };
+
+/* Of a group's rows, for its step alone. */
+struct last_values {
+    union {
+        struct {
+            struct pair factor;
+            vec certain_above; /* probabilities above it are 1 */
+        };
+        struct {
+            vec row_max, log_sum;
+        };
+    };
+};
+
+INLINE vec scaled(vec e, struct pair factor) { return fma_(e, factor.high, e * factor.low); }
+
+/* 1 where the probability is above the bound */
+INLINE vec certain_or(vec probability, vec bound) { return choose(less(bound, probability), splat(1), probability); }
+
+/* `step` is a constant. */
+INLINE vec after_last_step(vec element, enum last_step step, const struct last_values *values)
+{
+    switch (step) {
+    case SCALE: return scaled(element, values->factor);
+    case SCALE_OR_ONE: return certain_or(scaled(element, values->factor), values->certain_above);
+    case TO_LOG: return (element - values->row_max) - values->log_sum;
+    default: return element;
+    }
+}
+
+#endif
