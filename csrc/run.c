@@ -22,7 +22,7 @@
 /* Groups of a panel below which reading takes longer (measured: 1 takes 1.3 times as long as 4 to 25). */
 #define NARROW_PANEL ((ptrdiff_t)4)
 /* Bytes of the strips of a panel: they stay in a core's second-level cache. */
-#define PANEL_BYTES ((ptrdiff_t)512 << 10)
+#define PANEL_BYTES ((ptrdiff_t)768 << 10)
 /* Bytes of the rows of a horizontal group, or of the strips of a batch of short rows: with what
  * is written they fill a first-level cache. */
 #define GROUP_BYTES ((ptrdiff_t)16384)
