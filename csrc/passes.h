@@ -102,15 +102,15 @@ INLINE vec add_exponential(struct chain *chain, struct exponential e)
 
 /* The same where the max is kept out: `kept` has the elements that differ from it. What is left may be
  * smaller than the max by any factor and is wanted to full relative precision, so the sum starts
- * at 0, and since then either of the two may be the larger one it takes TwoSum's three more
- * additions. */
+ * at 0. Then sum - next is exact unless the term is larger than the sum; where it is, the sum's bits
+ * below the term's last one are lost. As the sum doubles each time, that is less than an ulp of the
+ * total even if it happens at every term (worst found: log_softmax 1.64 ulp, with TwoSum 1.27). */
 INLINE vec add_small_exponential(struct chain *chain, struct exponential e, lane_mask kept)
 {
     vec value = rounded(e);
     vec next = choose(kept, chain->sum + value, chain->sum);
-    vec part = next - chain->sum;
-    vec lost = fma_(e.scale, e.tail, e.scale - part);
-    vec sum_of_lost = chain->compensation + ((chain->sum - (next - part)) + lost);
+    vec lost = (chain->sum - next) + e.scale;
+    vec sum_of_lost = chain->compensation + fma_(e.scale, e.tail, lost);
     chain->compensation = choose(kept, sum_of_lost, chain->compensation);
     chain->sum = next;
     return value;
