@@ -81,6 +81,12 @@ static void plan_vertical(struct plan *plan, const struct kernels *kernels, int 
     plan->skew = (ptrdiff_t)((uintptr_t)out->data / (uintptr_t)itemsize) % kernels->lanes;
 }
 
+/* Where the output is streamed the exponentials cannot wait in it for the third phase. */
+static int exponentials_wait(enum fsm_operation operation)
+{
+    return operation == FSM_SOFTMAX || operation == FSM_CROSS_ENTROPY;
+}
+
 static void plan_horizontal(struct plan *plan, const struct kernels *kernels)
 {
     const struct fsm_job *job = plan->job;
@@ -94,10 +100,10 @@ static void plan_horizontal(struct plan *plan, const struct kernels *kernels)
     if (x->axis_stride == itemsize && !plan->is_weighted && job->shape[last] > plan->group_rows &&
         plan->group_rows * row_bytes <= PREFETCH_BYTES)
         plan->ahead = plan->group_rows * x->strides[last] / itemsize;
-    int can_stream = job->operation == FSM_SOFTMAX || job->operation == FSM_LOG_SOFTMAX ||
-                     job->operation == FSM_CROSS_ENTROPY;
+    int can_stream = job->operation == FSM_LOG_SOFTMAX ||
+                     (exponentials_wait(job->operation) && row_bytes <= STREAM_ROW_BYTES);
     plan->streamed = can_stream && has(plan, FSM_OUT) && out->axis_stride == itemsize &&
-                     row_bytes <= STREAM_ROW_BYTES && row_bytes * job->rows >= STREAM_BYTES;
+                     row_bytes * job->rows >= STREAM_BYTES;
 }
 
 /* A single short row takes less time if its sum is found element by element, instead of all in one lane
@@ -140,7 +146,8 @@ static void make_plan(struct plan *plan, struct fsm_job *job, const struct kerne
     if (plan->vertical) plan_vertical(plan, kernels, columns, threads);
     else plan_horizontal(plan, kernels);
     plan->scratch_bytes = most(plan->batch_groups, plan->panel_groups) * plan->group_scratch_bytes;
-    if (plan->streamed) plan->scratch_bytes += round_up(job->n * itemsize * plan->group_rows, ALIGNMENT);
+    if (plan->streamed && exponentials_wait(job->operation))
+        plan->scratch_bytes += round_up(job->n * itemsize * plan->group_rows, ALIGNMENT);
 }
 
 /* What the threads of a job share. */
