@@ -530,6 +530,7 @@ SHORT_ROWS(short_softmax_rows, FSM_SOFTMAX, BIT(X) | BIT(OUT), STORE)
 SHORT_ROWS(short_log_softmax_rows, FSM_LOG_SOFTMAX, BIT(X) | BIT(OUT), KEEP_MAX_OUT)
 SHORT_ROWS(short_logsumexp_rows, FSM_LOGSUMEXP, BIT(X) | BIT(ROW_OUT), KEEP_MAX_OUT)
 SHORT_ROWS(short_value_and_grad_rows, FSM_CROSS_ENTROPY, BIT(X) | BIT(OUT) | BIT(LABELS), KEEP_MAX_OUT | STORE)
+SHORT_ROWS(short_grad_hess_rows, FSM_GRAD_HESS, BIT(X) | BIT(OUT) | BIT(HESSIAN) | BIT(LABELS), STORE)
 
 typedef void rows_function(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch);
 
@@ -543,6 +544,8 @@ static rows_function *rows_function_of(const struct plan *plan)
     case FSM_CROSS_ENTROPY:
         if (plan->operands != (BIT(X) | BIT(OUT) | BIT(LABELS)) || plan->has_dense_targets) return any_rows;
         return short_value_and_grad_rows;
+    case FSM_GRAD_HESS:
+        return plan->operands == (BIT(X) | BIT(OUT) | BIT(HESSIAN) | BIT(LABELS)) ? short_grad_hess_rows : any_rows;
     default: return any_rows;
     }
 }
