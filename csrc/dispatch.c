@@ -32,27 +32,30 @@ static int always(void) { return 1; }
 struct instruction_set {
     int (*supported)(void);
     const struct kernels *kernels[2];
+    const struct kernels *narrow[2]; /* for few rows: with vectors half as wide where the CPU has them */
 };
 
 #if defined(__x86_64__) || defined(_M_X64)
 static const char *const names[] = {"avx512", "avx2", "scalar", NULL};
 static const struct instruction_set instruction_sets[] = {
-    {has_avx512, {&kernels_f32_avx512, &kernels_f64_avx512}},
-    {has_avx2, {&kernels_f32_avx2, &kernels_f64_avx2}},
-    {always, {&kernels_f32_scalar, &kernels_f64_scalar}},
+    {has_avx512, {&kernels_f32_avx512, &kernels_f64_avx512}, {&kernels_f32_avx2, &kernels_f64_avx2}},
+    {has_avx2, {&kernels_f32_avx2, &kernels_f64_avx2}, {&kernels_f32_avx2, &kernels_f64_avx2}},
+    {always, {&kernels_f32_scalar, &kernels_f64_scalar}, {&kernels_f32_scalar, &kernels_f64_scalar}},
 };
 #elif defined(__aarch64__) || defined(_M_ARM64)
 static const char *const names[] = {"neon", "scalar", NULL};
 static const struct instruction_set instruction_sets[] = {
-    {always, {&kernels_f32_neon, &kernels_f64_neon}},
-    {always, {&kernels_f32_scalar, &kernels_f64_scalar}},
+    {always, {&kernels_f32_neon, &kernels_f64_neon}, {&kernels_f32_neon, &kernels_f64_neon}},
+    {always, {&kernels_f32_scalar, &kernels_f64_scalar}, {&kernels_f32_scalar, &kernels_f64_scalar}},
 };
 #else
 static const char *const names[] = {"scalar", NULL};
-static const struct instruction_set instruction_sets[] = {{always, {&kernels_f32_scalar, &kernels_f64_scalar}}};
+static const struct instruction_set instruction_sets[] = {
+    {always, {&kernels_f32_scalar, &kernels_f64_scalar}, {&kernels_f32_scalar, &kernels_f64_scalar}},
+};
 #endif
 
-const struct kernels *chosen_kernels[2];
+const struct kernels *chosen_kernels[2], *narrow_kernels[2];
 
 const char *const *fsm_instruction_sets(void) { return names; }
 
@@ -72,7 +75,10 @@ int fsm_cpu_has(const char *instruction_set)
 int fsm_choose_instruction_set(const char *instruction_set)
 {
     if (!fsm_cpu_has(instruction_set)) return 0;
-    for (int is_double = 0; is_double < 2; is_double++)
-        chosen_kernels[is_double] = instruction_sets[find(instruction_set)].kernels[is_double];
+    const struct instruction_set *chosen = &instruction_sets[find(instruction_set)];
+    for (int is_double = 0; is_double < 2; is_double++) {
+        chosen_kernels[is_double] = chosen->kernels[is_double];
+        narrow_kernels[is_double] = chosen->narrow[is_double];
+    }
     return 1;
 }

@@ -72,8 +72,8 @@ struct kernels {
     void (*write_phase)(const struct plan *plan, const struct group *group, ptrdiff_t block, void *scratch);
 };
 
-/* Set by dispatch.c. */
-extern const struct kernels *chosen_kernels[2]; /* float32, float64 */
+/* Set by dispatch.c, each for float32 and float64. */
+extern const struct kernels *chosen_kernels[2], *narrow_kernels[2];
 
 /* Bytes from an operand's first row to the row of this number. */
 static inline ptrdiff_t row_offset(const struct fsm_job *job, const struct fsm_operand *operand, ptrdiff_t row)

@@ -348,8 +348,9 @@ INLINE struct extremes second_extremes(struct extremes a, struct extremes b, ptr
 
 NOT_INLINE struct extremes extremes_across_lanes(struct extremes of_row[LANES], ptrdiff_t count)
 {
-    for (ptrdiff_t r = count; r < LANES; r++) of_row[r] = of_row[0];
-#define FOLD(rows) FOLD_LANES(struct extremes, of_row, rows, first_extremes, second_extremes, join)
+#define FOLD(rows)                                                                                 \
+    for (ptrdiff_t r = count; r < (rows); r++) of_row[r] = of_row[0];                              \
+    FOLD_LANES(struct extremes, of_row, rows, first_extremes, second_extremes, join)
     WITH_CONSTANT_ROWS(count, FOLD);
 #undef FOLD
     return of_row[0];

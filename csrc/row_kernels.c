@@ -509,43 +509,57 @@ INLINE ptrdiff_t run_short_batch(const struct plan *plan, ptrdiff_t first, ptrdi
     return end;
 }
 
-/* Most of what is done for a group of short rows is to ask the plan what to do. For the commonest jobs the answers
- * are constants, and `flatten` puts all that asks where the compiler sees them. */
-#define SHORT_ROWS(name, known_operation, known_operands, mode)                                    \
+/* Most of what is done for a group besides its elements is to ask the plan what to do. For the commonest jobs, of
+ * short rows in vertical groups or of one block in horizontal ones, the answers are constants, and `flatten` puts all
+ * that asks where the compiler sees them. `mode` is that of the sums. */
+#define KNOWN_ROWS(name, is_vertical, known_operation, known_operands, mode)                       \
     static __attribute__((flatten)) void name(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, \
                                               real *losses, void *scratch)                         \
     {                                                                                              \
         struct plan known = *plan;                                                                 \
         known.operation = known_operation;                                                         \
         known.operands = known_operands;                                                           \
-        known.vertical = known.blocks = 1;                                                         \
-        known.group_rows = LANES;                                                                  \
+        known.vertical = is_vertical;                                                              \
+        known.blocks = 1;                                                                          \
+        if (is_vertical) known.group_rows = LANES;                                                 \
+        else known.batch_groups = 1;                                                               \
         known.skew = known.panel_groups = 0;                                                       \
         known.is_scaled = known.is_weighted = known.has_dense_targets = known.streamed = 0;        \
-        for (ptrdiff_t row = first, next; row < last; row = next)                                  \
-            next = run_short_batch(&known, row, last, losses ? losses + (row - first) : NULL, scratch, mode); \
+        for (ptrdiff_t row = first; row < last;) {                                                 \
+            real *row_losses = losses ? losses + (row - first) : NULL;                             \
+            row = is_vertical ? run_short_batch(&known, row, last, row_losses, scratch, mode)      \
+                              : run_batch(&known, row, last, row_losses, scratch);                 \
+        }                                                                                          \
     }
+#define KNOWN_ROWS_OF_BOTH(name, operation, operands, mode)                                        \
+    KNOWN_ROWS(short_##name##_rows, 1, operation, operands, mode)                                  \
+    KNOWN_ROWS(one_block_##name##_rows, 0, operation, operands, mode)
 #define BIT(name) (1u << FSM_##name)
-SHORT_ROWS(short_softmax_rows, FSM_SOFTMAX, BIT(X) | BIT(OUT), STORE)
-SHORT_ROWS(short_log_softmax_rows, FSM_LOG_SOFTMAX, BIT(X) | BIT(OUT), KEEP_MAX_OUT)
-SHORT_ROWS(short_logsumexp_rows, FSM_LOGSUMEXP, BIT(X) | BIT(ROW_OUT), KEEP_MAX_OUT)
-SHORT_ROWS(short_value_and_grad_rows, FSM_CROSS_ENTROPY, BIT(X) | BIT(OUT) | BIT(LABELS), KEEP_MAX_OUT | STORE)
-SHORT_ROWS(short_grad_hess_rows, FSM_GRAD_HESS, BIT(X) | BIT(OUT) | BIT(HESSIAN) | BIT(LABELS), STORE)
+#define VALUE_AND_GRAD_OPERANDS (BIT(X) | BIT(OUT) | BIT(LABELS))
+#define GRAD_HESS_OPERANDS (BIT(X) | BIT(OUT) | BIT(HESSIAN) | BIT(LABELS))
+KNOWN_ROWS_OF_BOTH(softmax, FSM_SOFTMAX, BIT(X) | BIT(OUT), STORE)
+KNOWN_ROWS_OF_BOTH(log_softmax, FSM_LOG_SOFTMAX, BIT(X) | BIT(OUT), KEEP_MAX_OUT)
+KNOWN_ROWS_OF_BOTH(logsumexp, FSM_LOGSUMEXP, BIT(X) | BIT(ROW_OUT), KEEP_MAX_OUT)
+KNOWN_ROWS_OF_BOTH(value_and_grad, FSM_CROSS_ENTROPY, VALUE_AND_GRAD_OPERANDS, KEEP_MAX_OUT | STORE)
+KNOWN_ROWS(short_grad_hess_rows, 1, FSM_GRAD_HESS, GRAD_HESS_OPERANDS, STORE)
 
 typedef void rows_function(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch);
 
 static rows_function *rows_function_of(const struct plan *plan)
 {
-    if (!plan->vertical || plan->job->n >= SHORT_ROW || plan->panel_groups || plan->is_scaled) return any_rows;
+    int is_short = plan->vertical && plan->job->n < SHORT_ROW && plan->panel_groups == 0;
+    int is_one_block = !plan->vertical && plan->blocks == 1 && !plan->streamed;
+    if (!(is_short || is_one_block) || plan->is_scaled || plan->has_dense_targets) return any_rows;
     switch (plan->operation) {
-    case FSM_SOFTMAX: return short_softmax_rows;
-    case FSM_LOG_SOFTMAX: return short_log_softmax_rows;
-    case FSM_LOGSUMEXP: return plan->operands == (BIT(X) | BIT(ROW_OUT)) ? short_logsumexp_rows : any_rows;
+    case FSM_SOFTMAX: return is_short ? short_softmax_rows : one_block_softmax_rows;
+    case FSM_LOG_SOFTMAX: return is_short ? short_log_softmax_rows : one_block_log_softmax_rows;
+    case FSM_LOGSUMEXP:
+        if (plan->operands != (BIT(X) | BIT(ROW_OUT))) return any_rows;
+        return is_short ? short_logsumexp_rows : one_block_logsumexp_rows;
     case FSM_CROSS_ENTROPY:
-        if (plan->operands != (BIT(X) | BIT(OUT) | BIT(LABELS)) || plan->has_dense_targets) return any_rows;
-        return short_value_and_grad_rows;
-    case FSM_GRAD_HESS:
-        return plan->operands == (BIT(X) | BIT(OUT) | BIT(HESSIAN) | BIT(LABELS)) ? short_grad_hess_rows : any_rows;
+        if (plan->operands != VALUE_AND_GRAD_OPERANDS) return any_rows;
+        return is_short ? short_value_and_grad_rows : one_block_value_and_grad_rows;
+    case FSM_GRAD_HESS: return is_short && plan->operands == GRAD_HESS_OPERANDS ? short_grad_hess_rows : any_rows;
     default: return any_rows;
     }
 }
