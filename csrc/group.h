@@ -231,7 +231,7 @@ INLINE struct last_values last_values_of(const struct group *group, enum last_st
 INLINE enum last_step last_step_of_group(const struct plan *plan, const struct group *group)
 {
     switch (plan->operation) {
-    case FSM_SOFTMAX: return group->certain ? COPY : SCALE;
+    case FSM_SOFTMAX: return group->certain ? SCALE_OR_ONE : SCALE;
     case FSM_LOG_SOFTMAX: return plan->is_scaled ? COPY : TO_LOG;
     case FSM_CROSS_ENTROPY:
         return plan->has_dense_targets || any_lane(equal(group->weight, splat(0))) ? COPY : SCALE;

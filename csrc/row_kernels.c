@@ -399,8 +399,11 @@ static void write_strip_in_scratch(const struct plan *plan, const struct group *
     enum last_step last = last_step_of_group(plan, group);
     if (last != COPY && can_transpose(out, plan->job->n)) {
         struct last_values values = last_values_of(group, last);
-        if (last == SCALE) scatter_transposed(out, group->count, 0, plan->job->n, strip, SCALE, &values);
-        else scatter_transposed(out, group->count, 0, plan->job->n, strip, TO_LOG, &values);
+#define SCATTER(step) scatter_transposed(out, group->count, 0, plan->job->n, strip, step, &values)
+        if (last == SCALE) SCATTER(SCALE);
+        else if (last == TO_LOG) SCATTER(TO_LOG);
+        else SCATTER(SCALE_OR_ONE);
+#undef SCATTER
         if (plan->operation == FSM_CROSS_ENTROPY)
             for (ptrdiff_t lane = 0; lane < group->count; lane++)
                 *element(out, lane, group->label[lane]) = group->at_label[lane];

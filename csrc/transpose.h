@@ -115,13 +115,21 @@ INLINE ptrdiff_t next_piece(ptrdiff_t i, ptrdiff_t size, ptrdiff_t length)
     return next < length && next + size > length ? length - size : next;
 }
 
-/* Rows whose elements are neighbours, and enough of them to fill 16 bytes or the rows one after the other. */
+/* Rows whose elements are neighbours, and which fill 16 bytes or lie one after the other. */
 INLINE int can_transpose(const struct row_pointers *rows, ptrdiff_t length)
 {
     return has_unit_stride(rows) && (length >= PART || are_dense(rows, length));
 }
 
-/* Elements [first, first + length) of such rows to steps of a vertical strip; returns their largest and smallest. */
+/* A copy of what is needed, where the compiler sees that no store changes it. */
+INLINE struct row_pointers copy_of_regular(const struct row_pointers *rows)
+{
+    struct row_pointers copy;
+    copy.first = rows->first;
+    copy.row_stride = rows->row_stride;
+    return copy;
+}
+
 INLINE struct extremes gather_pieces(const struct row_pointers *rows, ptrdiff_t first, ptrdiff_t length, real *strip,
                                      int regular)
 {
@@ -137,50 +145,52 @@ INLINE struct extremes gather_pieces(const struct row_pointers *rows, ptrdiff_t 
     return found;
 }
 
-INLINE struct extremes gather_transposed(const struct row_pointers *rows_in, ptrdiff_t first, ptrdiff_t length,
+/* Elements [first, first + length) of rows that can be transposed to steps of a vertical strip; returns the largest
+ * and the smallest of each row. */
+INLINE struct extremes gather_transposed(const struct row_pointers *rows, ptrdiff_t first, ptrdiff_t length,
                                          real *strip)
 {
-    struct row_pointers rows;
-    rows.first = rows_in->first;
-    rows.row_stride = rows_in->row_stride;
     if (length < PART) {
         struct extremes found = no_extremes();
-#define GATHER(n) gather_dense(element(rows_in, 0, first), strip, n)
+#define GATHER(n) gather_dense(element(rows, 0, first), strip, n)
         WITH_CONSTANT(length, PART - 1, GATHER)
 #undef GATHER
         for (ptrdiff_t i = 0; i < length; i++) found = with_elements(found, load(strip + i * LANES));
         return found;
     }
-    return rows_in->is_regular ? gather_pieces(&rows, first, length, strip, 1)
-                            : gather_pieces(rows_in, first, length, strip, 0);
+    if (!rows->is_regular) return gather_pieces(rows, first, length, strip, 0);
+    struct row_pointers regular = copy_of_regular(rows);
+    return gather_pieces(&regular, first, length, strip, 1);
+}
+
+/* `size` and `regular` are constants. */
+INLINE void scatter_pieces(const struct row_pointers *rows, ptrdiff_t count, ptrdiff_t first, ptrdiff_t length,
+                           const real *strip, enum last_step last, const struct last_values *values, int size,
+                           int regular)
+{
+    for (ptrdiff_t i = 0; i < length; i = next_piece(i, size, length)) {
+        vec v[SCATTERED];
+        for (int step = 0; step < size; step++)
+            v[step] = after_last_step(load(strip + (i + step) * LANES), last, values);
+        if (regular && size == SCATTERED) scatter_piece(rows, first + i, v);
+        else scatter_part(rows, count, first + i, v, regular);
+    }
 }
 
 /* The way back, after the last step, for the first `count` lanes. */
-INLINE void scatter_transposed(const struct row_pointers *rows_in, ptrdiff_t count, ptrdiff_t first, ptrdiff_t length,
+INLINE void scatter_transposed(const struct row_pointers *rows, ptrdiff_t count, ptrdiff_t first, ptrdiff_t length,
                                const real *strip, enum last_step last, const struct last_values *values)
 {
-    struct row_pointers rows;
-    rows.first = rows_in->first;
-    rows.row_stride = rows_in->row_stride;
-    if (length <= MOST_DEALT && are_dense(rows_in, length)) {
-#define SCATTER(n) scatter_dense(element(rows_in, 0, first), strip, n, last, values)
+    if (length <= MOST_DEALT && are_dense(rows, length)) {
+#define SCATTER(n) scatter_dense(element(rows, 0, first), strip, n, last, values)
         WITH_CONSTANT(length, MOST_DEALT, SCATTER)
 #undef SCATTER
-    } else if (rows_in->is_regular && length >= SCATTERED) {
-        for (ptrdiff_t i = 0; i < length; i = next_piece(i, SCATTERED, length)) {
-            vec v[SCATTERED];
-            for (int step = 0; step < SCATTERED; step++)
-                v[step] = after_last_step(load(strip + (i + step) * LANES), last, values);
-            scatter_piece(&rows, first + i, v);
-        }
+    } else if (!rows->is_regular) {
+        scatter_pieces(rows, count, first, length, strip, last, values, PART, 0);
     } else {
-        for (ptrdiff_t i = 0; i < length; i = next_piece(i, PART, length)) {
-            vec v[PART];
-            for (int step = 0; step < PART; step++)
-                v[step] = after_last_step(load(strip + (i + step) * LANES), last, values);
-            if (rows_in->is_regular) scatter_part(&rows, LANES, first + i, v, 1);
-            else scatter_part(rows_in, count, first + i, v, 0);
-        }
+        struct row_pointers regular = copy_of_regular(rows);
+        if (length < SCATTERED) scatter_pieces(&regular, LANES, first, length, strip, last, values, PART, 1);
+        else scatter_pieces(&regular, LANES, first, length, strip, last, values, SCATTERED, 1);
     }
 }
 
