@@ -67,6 +67,13 @@ def _repeated(rng, shape, dtype):
     return x
 
 
+def _increasing(rng, shape, dtype):
+    """Each exponential about as large as the sum of all before it, or larger: the worst order for the sum."""
+    count, n = shape
+    steps = rng.uniform(np.log(2), 4, (count, 1)) * (np.arange(n) - n) + rng.uniform(0, 0.3, shape)
+    return np.maximum(steps, -80) + rng.normal(0, 3, (count, 1))
+
+
 def _bit_patterns(rng, shape, dtype):
     kind = {np.float32: np.uint32, np.float64: np.uint64}[dtype]
     bits = rng.integers(0, np.iinfo(kind).max, shape, dtype=kind, endpoint=True).view(dtype)
@@ -90,6 +97,7 @@ FAMILIES = {
     "dominating": _dominating,
     "all equal": lambda rng, shape, dtype: np.broadcast_to(rng.normal(0, 30, (shape[0], 1)), shape),
     "repeated values": _repeated,
+    "increasing": _increasing,
     "subnormal results": _subnormal_results,
     "subnormal inputs": _subnormal_inputs,
     "bit patterns": _bit_patterns,
