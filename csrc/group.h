@@ -201,6 +201,7 @@ static void begin_rows(const struct plan *plan, struct group *group, ptrdiff_t f
 {
     group->first_row = first;
     group->count = last - first;
+    /* A known plan's two operands: the compiler does not unroll the loop below. */
     if (plan->operands == (1u << FSM_X | 1u << FSM_OUT)) {
         point_to_rows(plan, group, FSM_X);
         point_to_rows(plan, group, FSM_OUT);

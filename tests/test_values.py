@@ -566,3 +566,16 @@ def test_keepdims(dtype):
         assert value.shape == sign.shape == shape
         with pytest.raises(ValueError, match="out"):
             fsm.logsumexp(x, axis, keepdims=axis == (), out=np.empty((7, 7, 7), dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("rows", "n"), [(1, 1), (1, 7), (200, 1), (200, 3), (200, 20), (200, 300), (2, 9000)])
+@pytest.mark.parametrize("others", [-np.inf, -60])
+def test_the_only_probability_is_exactly_one(dtype, rows, n, others):
+    # Beside all others it is 1 to within a quarter of an ulp, but its exponential is rounded and so is the inverse.
+    rng = np.random.default_rng(n)
+    for _ in range(20 if rows == 1 else 1):
+        largest = rng.normal(0, 30, (rows, 1))
+        x = np.where(np.arange(n) == rng.integers(0, n, (rows, 1)), largest, largest + others).astype(dtype)
+        for p in (fsm.softmax(x), fsm.softmax(np.asfortranarray(x.T), axis=0).T, fsm.softmax(x.T.copy(), axis=0).T):
+            np.testing.assert_array_equal(p.max(axis=-1), 1)
