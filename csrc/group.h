@@ -62,35 +62,11 @@ INLINE ptrdiff_t strip_size(const struct plan *plan, ptrdiff_t block)
     return block_length(plan, block) * (plan->vertical ? LANES : 1);
 }
 
-/* A value of each row, as a strip's vectors need it. */
-INLINE vec in_strip(const struct plan *plan, const vec *values, ptrdiff_t strip)
+/* Whether none of the strips [first, end) has a row that must be clamped. */
+INLINE int are_unclamped(const struct plan *plan, const struct group *group, ptrdiff_t first, ptrdiff_t end)
 {
-    return plan->vertical ? *values : splat(((const real *)values)[strip]);
-}
-
-INLINE struct pair pair_in_strip(const struct plan *plan, const struct pair *values, ptrdiff_t strip)
-{
-    return (struct pair){in_strip(plan, &values->high, strip), in_strip(plan, &values->low, strip)};
-}
-
-INLINE struct exp_shift shift_in_strip(const struct plan *plan, const struct exp_shift *shift, ptrdiff_t strip)
-{
-    struct exp_shift result;
-    result.subtract = in_strip(plan, &shift->subtract, strip);
-    result.magic = in_strip(plan, &shift->magic, strip);
-    result.lowest = in_strip(plan, &shift->lowest, strip);
-    if (plan->is_scaled) {
-        result.prescale = in_strip(plan, &shift->prescale, strip);
-        result.inverse_high = in_strip(plan, &shift->inverse_high, strip);
-        result.inverse_low = in_strip(plan, &shift->inverse_low, strip);
-        result.lowest_x = in_strip(plan, &shift->lowest_x, strip);
-    }
-    return result;
-}
-
-INLINE int is_unclamped(const struct plan *plan, const struct group *group, ptrdiff_t strip)
-{
-    return plan->vertical ? !any_lane(group->clamped) : !is_set(group->clamped, strip);
+    if (plan->vertical || end - first == group->count) return !any_lane(group->clamped & first_lanes(group->count));
+    return !is_set(group->clamped, first);
 }
 
 /* Where element i of the row in this lane lies in the row's strip. */

@@ -21,6 +21,8 @@ struct last_values {
 
 INLINE vec scaled(vec e, struct pair factor) { return fma_(e, factor.high, e * factor.low); }
 
+INLINE vec log_probability(vec x, vec row_max, vec log_sum) { return (x - row_max) - log_sum; }
+
 /* 1 where the probability is above the bound */
 INLINE vec certain_or(vec probability, vec bound) { return choose(less(bound, probability), splat(1), probability); }
 
@@ -30,7 +32,7 @@ INLINE vec after_last_step(vec element, enum last_step step, const struct last_v
     switch (step) {
     case SCALE: return scaled(element, values->factor);
     case SCALE_OR_ONE: return certain_or(scaled(element, values->factor), values->certain_above);
-    case TO_LOG: return (element - values->row_max) - values->log_sum;
+    case TO_LOG: return log_probability(element, values->row_max, values->log_sum);
     default: return element;
     }
 }

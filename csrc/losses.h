@@ -182,7 +182,7 @@ INLINE int label_in_block(const struct group *group, ptrdiff_t lane, ptrdiff_t f
 static void clear_ignored(const struct plan *plan, const struct group *group, ptrdiff_t strip, real *out,
                           ptrdiff_t size)
 {
-    lane_mask ignored = equal(in_strip(plan, &group->weight, strip), splat(0));
+    lane_mask ignored = equal(in_strip(plan->vertical, &group->weight, strip), splat(0));
     if (any_lane(ignored)) EACH_VECTOR(size, clear_step, out, ignored);
 }
 
@@ -201,8 +201,8 @@ static void write_gradient(const struct plan *plan, const struct group *group, p
                            const real *e, real *out, void *scratch)
 {
     ptrdiff_t size = strip_size(plan, block);
-    struct pair factor = pair_in_strip(plan, &group->factor, strip);
-    struct pair upstream = pair_in_strip(plan, &group->upstream, strip);
+    struct pair factor = pair_in_strip(plan->vertical, &group->factor, strip);
+    struct pair upstream = pair_in_strip(plan->vertical, &group->upstream, strip);
     if (plan->has_dense_targets) {
         const real *targets = read_dense_targets(plan, group, block, strip, scratch);
         EACH_VECTOR(size, gradient_step, e, targets, out, factor, upstream);
@@ -231,8 +231,8 @@ static void write_grad_hess(const struct plan *plan, const struct group *group, 
     real *hessian =
         strip_to_write(hessian_rows, plan->vertical, strip, first, strip_memory(plan, scratch, STRIP_HESSIAN));
 
-    struct pair factor = pair_in_strip(plan, &group->factor, strip);
-    vec weight = in_strip(plan, &group->weight, strip);
+    struct pair factor = pair_in_strip(plan->vertical, &group->factor, strip);
+    vec weight = in_strip(plan->vertical, &group->weight, strip);
     struct pair scale = two_product(weight, splat((real)job->factor));
     scale.low = fma_(weight, splat((real)(job->factor - (double)(real)job->factor)), scale.low);
     /* An infinite product has no low part. */

@@ -34,7 +34,7 @@ static const real *x_of_strip(const struct plan *plan, const struct group *group
     return read_x(plan, group, block, strip, scratch);
 }
 
-/* ---- Phase 1: the max, and the min with it ------------------------------------------------ */
+/* ---- Phase 1: the max, and the smallest with it ------------------------------------------------ */
 
 static void max_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *extremes_out,
                       void *scratch)
@@ -51,7 +51,7 @@ static void max_phase(const struct plan *plan, const struct group *group, ptrdif
 INLINE int may_be_certain(const struct plan *plan, struct extremes of_row)
 {
     vec bound = splat((real)MANTISSA_BITS * LN2);
-    return plan->is_scaled || plan->job->n == 1 || any_lane(~less(of_row.max - of_row.min, bound));
+    return plan->is_scaled || plan->job->n == 1 || any_lane(~less(of_row.max - of_row.low, bound));
 }
 
 static void end_max(const struct plan *plan, struct group *group, const void *extremes, ptrdiff_t count)
@@ -59,11 +59,12 @@ static void end_max(const struct plan *plan, struct group *group, const void *ex
     const struct extremes *of_block = extremes;
     struct extremes of_row = of_block[0];
     for (ptrdiff_t block = 1; block < count; block++) of_row = join(of_row, of_block[block]);
+    of_row.low = negative_part(of_row.low);
     vec row_max = of_row.max;
     if (plan->operation == FSM_LOG_SOFTMAX_VJP) row_max = max(splat(-EXP_LIMIT), min(splat(EXP_LIMIT), row_max));
     group->row_max = row_max;
     set_shift(&group->shift, row_max, group->temperature, plan->is_scaled);
-    group->clamped = needs_clamp(&group->shift, of_row.min);
+    group->clamped = needs_clamp(&group->shift, of_row.low);
     group->certain = may_be_certain(plan, of_row);
     if (keeps_max_out(plan) || group->certain)
         group->largest = shifted_exp(row_max, &group->shift, plan->is_scaled, 0);
@@ -71,17 +72,11 @@ static void end_max(const struct plan *plan, struct group *group, const void *ex
 
 /* ---- Phase 2: the sums ------------------------------------------------------------------ */
 
-/* Each combination in use is a function, and so a loop, of its own. What it does not sum it leaves alone. */
+/* Each combination in use is a function, and so a loop, of its own. */
 #define SUMS_FUNCTION(name, mode)                                                                  \
-    NOT_INLINE void name(const struct sum_strip *strip, struct row_sums *sums)                     \
+    NOT_INLINE void name(const struct sum_strips *strips, struct row_sums sums[])                  \
     {                                                                                              \
-        struct row_sums found = strip->vertical ? vertical_sums(strip, mode) : horizontal_sums(strip, mode); \
-        sums->total = found.total;                                                                 \
-        if ((mode) & KEEP_MAX_OUT) sums->ties = found.ties;                                        \
-        if ((mode) & (TARGETS | PRODUCTS)) {                                                       \
-            sums->cost = found.cost;                                                               \
-            sums->mass = found.mass;                                                               \
-        }                                                                                          \
+        sums_of_strips(strips, sums, mode);                                                        \
     }
 SUMS_FUNCTION(sums_store, STORE)
 SUMS_FUNCTION(sums_store_unclamped, STORE | UNCLAMPED)
@@ -96,7 +91,7 @@ SUMS_FUNCTION(sums_targets_store, KEEP_MAX_OUT | TARGETS | STORE)
 SUMS_FUNCTION(sums_weighted, KEEP_MAX_OUT | WEIGHTED)
 SUMS_FUNCTION(sums_products, PRODUCTS)
 
-typedef void sums_function(const struct sum_strip *strip, struct row_sums *sums);
+typedef void sums_function(const struct sum_strips *strips, struct row_sums sums[]);
 
 static sums_function *sums_function_of(const struct plan *plan)
 {
@@ -144,32 +139,41 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
     struct row_sums of_row[LANES], *sums = sums_out;
     enum fsm_operation operation = plan->operation;
     sums_function *sums_of = sums_function_of(plan);
-    struct sum_strip strip;
-    strip.vertical = plan->vertical;
-    strip.is_short = plan->job->n < SHORT_ROW;
-    strip.length = block_length(plan, block);
-    strip.ahead = plan->ahead;
-    /* A horizontal group of short rows has one row (is_alone of run.c), and its sums in every lane. */
-    int is_total = plan->vertical || strip.is_short;
+    int has_second = plan->has_dense_targets || (operation != FSM_GRAD_HESS && has(plan, FSM_SECOND));
+    const struct row_pointers *out = &group->rows[FSM_OUT];
     ptrdiff_t first = block * BLOCK, count = strips(plan, group);
-    for (ptrdiff_t s = 0; s < count; s++) {
-        strip.shift = shift_in_strip(plan, &group->shift, s);
-        if (keeps_max_out(plan)) strip.row_max = in_strip(plan, &group->row_max, s);
-        strip.x = x_of_strip(plan, group, block, s, scratch);
-        if (plan->has_dense_targets) strip.second = read_dense_targets(plan, group, block, s, scratch);
-        else if (operation != FSM_GRAD_HESS && has(plan, FSM_SECOND))
-            strip.second = read_second(plan, group, block, s, scratch);
-        /* The sum of g alone. */
-        if (operation == FSM_LOG_SOFTMAX_VJP) strip.x = NULL;
-        if (stores_exponentials(plan)) {
-            real *in_scratch = strip_memory(plan, scratch, STRIP_X);
-            strip.e = plan->streamed ? waiting_row(plan, block, s, scratch)
-                                     : strip_to_write(&group->rows[FSM_OUT], plan->vertical, s, first, in_scratch);
+    struct sum_strips strips;
+    strips.vertical = plan->vertical;
+    strips.is_short = plan->job->n < SHORT_ROW;
+    strips.length = block_length(plan, block);
+    strips.ahead = plan->ahead;
+    strips.shift = &group->shift;
+    strips.row_max = &group->row_max;
+    /* A horizontal group of short rows has one row (is_alone of run.c), and its sums in every lane. */
+    int is_total = plan->vertical || strips.is_short;
+    /* All rows of a group in one call, unless they have to be copied to the one place there is for a strip. */
+    int needs_copy = has_second || !has_unit_stride(&group->rows[FSM_X]) ||
+                     (stores_exponentials(plan) && !has_unit_stride(out));
+    ptrdiff_t together = needs_copy ? 1 : count;
+    for (ptrdiff_t s = 0; s < count; s += together) {
+        strips.first = s;
+        strips.end = s + together;
+        for (ptrdiff_t r = s; r < strips.end; r++) {
+            strips.x[r] = x_of_strip(plan, group, block, r, scratch);
+            if (!stores_exponentials(plan)) continue;
+            strips.e[r] = plan->streamed
+                              ? waiting_row(plan, block, r, scratch)
+                              : strip_to_write(out, plan->vertical, r, first, strip_memory(plan, scratch, STRIP_X));
         }
-        sums_function *function = is_unclamped(plan, group, s) ? unclamped(sums_of) : sums_of;
-        function(&strip, is_total ? sums : &of_row[s]);
+        if (plan->has_dense_targets) strips.second = read_dense_targets(plan, group, block, s, scratch);
+        else if (has_second) strips.second = read_second(plan, group, block, s, scratch);
+        /* The sum of g alone. */
+        if (operation == FSM_LOG_SOFTMAX_VJP) strips.x[s] = NULL;
+        sums_function *function = are_unclamped(plan, group, s, strips.end) ? unclamped(sums_of) : sums_of;
+        function(&strips, is_total ? sums : of_row);
         if (stores_exponentials(plan) && !plan->streamed && !stays_in_scratch(plan))
-            write_strip(&group->rows[FSM_OUT], plan->vertical, s, group->count, first, strip.length, strip.e);
+            for (ptrdiff_t r = s; r < strips.end; r++)
+                write_strip(out, plan->vertical, r, group->count, first, strips.length, strips.e[r]);
     }
     if (!is_total)
         sums_across_lanes(of_row, count, keeps_max_out(plan), plan->has_dense_targets || sums_of == sums_products,
@@ -265,14 +269,14 @@ static void end_sum(const struct plan *plan, struct group *group, const void *su
 static void write_log_softmax(const struct plan *plan, const struct group *group, ptrdiff_t strip, const real *x,
                               real *out, ptrdiff_t size)
 {
-    vec row_max = in_strip(plan, &group->row_max, strip), log_sum = in_strip(plan, &group->log_sum.high, strip);
+    vec row_max = in_strip(plan->vertical, &group->row_max, strip), log_sum = in_strip(plan->vertical, &group->log_sum.high, strip);
     if (plan->is_scaled) {
-        vec temperature = in_strip(plan, &group->temperature, strip);
+        vec temperature = in_strip(plan->vertical, &group->temperature, strip);
         EACH_VECTOR(size, scaled_log_step, x, out, row_max, log_sum, temperature);
     } else if (plan->streamed) {
-        stream_log(x, out, size, row_max, log_sum);
+        STREAM_VALUES(size, log_probability, x, out, row_max, log_sum);
     } else {
-        EACH_VECTOR(size, log_step, x, out, row_max, log_sum);
+        WRITE_VALUES(size, log_probability, x, out, row_max, log_sum);
     }
 }
 
@@ -285,8 +289,8 @@ INLINE vec power_of_two(vec exponent)
 static void write_log_softmax_vjp(const struct plan *plan, const struct group *group, ptrdiff_t strip, const real *x,
                                   const real *g, real *out, ptrdiff_t size)
 {
-    struct exp_shift shift = shift_in_strip(plan, &group->shift, strip);
-    struct pair total = pair_in_strip(plan, &group->sums.cost, strip);
+    struct exp_shift shift = shift_in_strip(plan->vertical, &group->shift, strip, 0);
+    struct pair total = pair_in_strip(plan->vertical, &group->sums.cost, strip);
     vec n = (splat(ROUND_MAGIC) - shift.magic) / splat(TABLE_SIZE);
     vec half = (n * splat((real)0.5) + splat(ROUND_MAGIC)) - splat(ROUND_MAGIC);
     vec half_power = power_of_two(half), other_half = power_of_two(n - half);
@@ -307,8 +311,8 @@ static void write_phase(const struct plan *plan, const struct group *group, ptrd
         else if (!stays_in_scratch(plan)) from = read_x(plan, group, block, strip, scratch);
         switch (plan->operation) {
         case FSM_SOFTMAX: {
-            struct pair factor = pair_in_strip(plan, &group->factor, strip);
-            vec certain_above = in_strip(plan, &group->certain_above, strip);
+            struct pair factor = pair_in_strip(plan->vertical, &group->factor, strip);
+            vec certain_above = in_strip(plan->vertical, &group->certain_above, strip);
             lane_mask certain = less(certain_above, splat(1));
             int any = any_lane(certain);
             if (plan->streamed && !any) stream_scaled(from, out, size, factor);
@@ -320,7 +324,7 @@ static void write_phase(const struct plan *plan, const struct group *group, ptrd
         case FSM_CROSS_ENTROPY: write_gradient(plan, group, block, strip, from, out, scratch); break;
         case FSM_GRAD_HESS: write_grad_hess(plan, group, block, strip, from, scratch); continue;
         case FSM_SOFTMAX_VJP: {
-            struct pair dot = pair_in_strip(plan, &group->sums.cost, strip);
+            struct pair dot = pair_in_strip(plan->vertical, &group->sums.cost, strip);
             const real *g = read_second(plan, group, block, strip, scratch);
             EACH_VECTOR(size, vjp_step, from, g, out, dot);
             break;
@@ -502,7 +506,7 @@ INLINE ptrdiff_t run_short_batch(const struct plan *plan, ptrdiff_t first, ptrdi
     {
         struct chain chain = chain_of_short_rows(plan, &groups[g], group_scratch(plan, scratch, g), mode);
         groups[g].sums.total = (struct pair){chain.sum, chain.compensation};
-        groups[g].sums.ties = chain.ties;
+        groups[g].sums.ties = ties_of_chain(chain, mode);
     }
     for (ptrdiff_t g = 0; g < count; g++)
         groups[g].sums.total = sum_of_chain(groups[g].sums.total.high, groups[g].sums.total.low, mode);

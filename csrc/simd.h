@@ -91,6 +91,7 @@ typedef ivec lane_mask;
 
 #if VECTOR_BYTES == 64
 INLINE lane_mask equal(vec a, vec b) { return COMPARE((native)a, (native)b, _CMP_EQ_OQ); }
+INLINE lane_mask differ(vec a, vec b) { return COMPARE((native)a, (native)b, _CMP_NEQ_UQ); }
 INLINE lane_mask less(vec a, vec b) { return COMPARE((native)a, (native)b, _CMP_LT_OQ); }
 INLINE vec choose(lane_mask condition, vec yes, vec no)
 {
@@ -99,6 +100,7 @@ INLINE vec choose(lane_mask condition, vec yes, vec no)
 INLINE int is_set(lane_mask mask, ptrdiff_t lane) { return mask >> lane & 1; }
 #else
 INLINE lane_mask equal(vec a, vec b) { return a == b; }
+INLINE lane_mask differ(vec a, vec b) { return a != b; }
 INLINE lane_mask less(vec a, vec b) { return a < b; }
 INLINE vec choose(lane_mask condition, vec yes, vec no)
 {
@@ -114,6 +116,39 @@ INLINE vec choose(lane_mask condition, vec yes, vec no)
 }
 INLINE int is_set(lane_mask mask, ptrdiff_t lane) { return mask[lane] != 0; }
 #endif
+
+/* v in the lanes of the mask, 0 elsewhere: of each type, as GCC then makes one operation of it and the one before. */
+INLINE ivec only_integers(lane_mask mask, ivec v)
+{
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+    return (ivec)_mm512_maskz_mov_epi32(mask, (__m512i)v);
+#elif VECTOR_BYTES == 64
+    return (ivec)_mm512_maskz_mov_epi64(mask, (__m512i)v);
+#else
+    return v & mask;
+#endif
+}
+
+INLINE vec only(lane_mask mask, vec v)
+{
+#if VECTOR_BYTES == 64
+    return (vec)INTRINSIC(maskz_mov)(mask, (native)v);
+#else
+    return (vec)((ivec)v & mask);
+#endif
+}
+
+/* One more in the lanes of the mask: an operation that any pipe takes. */
+INLINE ivec count_lanes(ivec so_far, lane_mask mask)
+{
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+    return (ivec)_mm512_mask_sub_epi32((__m512i)so_far, mask, (__m512i)so_far, _mm512_set1_epi32(-1));
+#elif VECTOR_BYTES == 64
+    return (ivec)_mm512_mask_sub_epi64((__m512i)so_far, mask, (__m512i)so_far, _mm512_set1_epi64(-1));
+#else
+    return so_far - mask;
+#endif
+}
 
 INLINE int any_lane(lane_mask mask)
 {
@@ -147,9 +182,27 @@ INLINE vec min(vec a, vec b)
 #endif
 }
 
+/* Of both the one whose bits are the larger unsigned number, which is the lower one if that is negative: an operation
+ * that any pipe takes, where floating-point additions leave no room for another min. Elsewhere the lower one. */
+INLINE vec lower_if_negative(vec a, vec b)
+{
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+    return (vec)_mm512_max_epu32((__m512i)a, (__m512i)b);
+#elif VECTOR_BYTES == 64
+    return (vec)_mm512_max_epu64((__m512i)a, (__m512i)b);
+#elif VECTOR_BYTES == 32 && REAL_BITS == 32
+    return (vec)_mm256_max_epu32((__m256i)a, (__m256i)b);
+#else
+    return min(a, b);
+#endif
+}
+
+/* The same where negative, else +0. */
+INLINE vec negative_part(vec a) { return (vec)((ivec)a & ((ivec)a >> (REAL_BITS - 1))); }
+
 INLINE vec absolute(vec a) { return (vec)((ivec)a & (ivec)((bit_pattern)-1 / 2 - (ivec){0})); }
 
-/* The lanes below `count`. */
+/* The lanes below `count`, from 0 to LANES. */
 INLINE lane_mask first_lanes(ptrdiff_t count)
 {
 #if VECTOR_BYTES == 64
@@ -161,31 +214,33 @@ INLINE lane_mask first_lanes(ptrdiff_t count)
 #endif
 }
 
-/* The first `count` lanes from memory, the others `fill`. */
-INLINE vec load_first(const real *from, ptrdiff_t count, real fill)
+/* The wanted lanes from memory, the others `fill`; nothing else is read. */
+INLINE vec load_where(const real *from, lane_mask wanted, real fill)
 {
 #if VECTOR_BYTES == 64
-    return (vec)INTRINSIC(mask_loadu)((native)splat(fill), first_lanes(count), from);
+    return (vec)INTRINSIC(mask_loadu)((native)splat(fill), wanted, from);
 #elif VECTOR_BYTES == 32
-    lane_mask wanted = first_lanes(count);
     return choose(wanted, (vec)INTRINSIC(maskload)(from, (__m256i)wanted), splat(fill));
 #else
     vec result = splat(fill);
-    EACH_LANE(i) if (i < count) result[i] = from[i];
+    EACH_LANE(i) if (is_set(wanted, i)) result[i] = from[i];
     return result;
 #endif
 }
 
-INLINE void store_first(real *to, ptrdiff_t count, vec value)
+INLINE void store_where(real *to, lane_mask wanted, vec value)
 {
 #if VECTOR_BYTES == 64
-    INTRINSIC(mask_storeu)(to, first_lanes(count), (native)value);
+    INTRINSIC(mask_storeu)(to, wanted, (native)value);
 #elif VECTOR_BYTES == 32
-    INTRINSIC(maskstore)(to, (__m256i)first_lanes(count), (native)value);
+    INTRINSIC(maskstore)(to, (__m256i)wanted, (native)value);
 #else
-    EACH_LANE(i) if (i < count) to[i] = value[i];
+    EACH_LANE(i) if (is_set(wanted, i)) to[i] = value[i];
 #endif
 }
+
+INLINE vec load_first(const real *from, ptrdiff_t count, real fill) { return load_where(from, first_lanes(count), fill); }
+INLINE void store_first(real *to, ptrdiff_t count, vec value) { store_where(to, first_lanes(count), value); }
 
 /* All lanes, or the first `count`: a loop's body serves its whole vectors and its tail. */
 INLINE vec load_lanes(const real *from, ptrdiff_t count)
@@ -197,6 +252,15 @@ INLINE void store_lanes(real *to, ptrdiff_t count, vec value)
 {
     if (count == LANES) store(to, value);
     else store_first(to, count, value);
+}
+
+/* Of `size` reals those before the first that lies at a multiple of VECTOR_BYTES; from there on no vector reaches into
+ * a second line of the cache. */
+INLINE ptrdiff_t until_aligned(const real *from, ptrdiff_t size)
+{
+    ptrdiff_t misaligned = (ptrdiff_t)((uintptr_t)from % VECTOR_BYTES / sizeof(real));
+    ptrdiff_t count = misaligned ? LANES - misaligned : 0;
+    return count < size ? count : size;
 }
 
 /* To memory, past the caches; `to` is aligned to VECTOR_BYTES. */
@@ -229,7 +293,7 @@ INLINE void stream_first(real *to, ptrdiff_t count, vec value)
 
 /* Asks for a line of memory before it is needed; any address will do. */
 #define LINE_BYTES 64
-INLINE void prefetch(const void *from) { __builtin_prefetch(from, 0, 2); }
+INLINE void prefetch(const void *from) { __builtin_prefetch(from, 0, 3); }
 INLINE void prefetch_to_write(const void *to) { __builtin_prefetch(to, 1, 2); }
 
 /* Orders streamed stores before whatever another thread is told next. */
@@ -421,6 +485,14 @@ INLINE vec permute(vec v, ivec from)
     EACH_LANE(i) result[i] = v[from[i]];
     return result;
 #endif
+}
+
+/* Lane i of the result is lane i + count of v, from the last one on to the first. */
+INLINE vec rotate(vec v, ptrdiff_t count)
+{
+    ivec from;
+    EACH_LANE(i) from[i] = i;
+    return permute(v, (from + (integer)count) & (integer)(LANES - 1));
 }
 
 #endif

@@ -47,8 +47,13 @@ INLINE struct pair as_pair(struct exponential e)
     return (struct pair){high, fma_(e.scale, e.tail, e.scale - high)};
 }
 
-/* e**(y + y_low), y not below shift.lowest (or a NaN), |y_low| far below |y|. */
-INLINE struct exponential exp_in_range(vec y, vec y_low, const struct exp_shift *shift, int has_low)
+/* k and j of an exponential, as the low bits of `steps`, and what is left of its argument. */
+struct reduced {
+    vec steps, r;
+};
+
+/* Of y + y_low, y not below shift.lowest (or a NaN), |y_low| far below |y|. */
+INLINE struct reduced reduce_in_range(vec y, vec y_low, const struct exp_shift *shift, int has_low)
 {
     vec steps = fma_(y, splat(STEPS_PER_UNIT), shift->magic);
     vec k = steps - shift->magic;
@@ -57,6 +62,12 @@ INLINE struct exponential exp_in_range(vec y, vec y_low, const struct exp_shift 
     vec r = fma_(k, splat(-STEP_HIGH), y);
     r = fma_(k, splat(-STEP_LOW), r);
     if (has_low) r += y_low;
+    return (struct reduced){steps, r};
+}
+
+INLINE struct exponential exp_of_reduced(struct reduced argument)
+{
+    vec steps = argument.steps, r = argument.r;
     vec polynomial = splat(exp_coefficients[EXP_TERMS - 1]);
     for (int i = EXP_TERMS - 2; i >= 0; i--) polynomial = fma_(polynomial, r, splat(exp_coefficients[i]));
     polynomial = fma_(polynomial, r, splat(1));
@@ -67,7 +78,7 @@ INLINE struct exponential exp_in_range(vec y, vec y_low, const struct exp_shift 
 
 /* scaled: with a temperature. unclamped: there is none, and nothing to subtract, and no x of
  * the row is as low as shift.lowest. */
-INLINE struct exponential shifted_exp(vec x, const struct exp_shift *shift, int scaled, int unclamped)
+INLINE struct reduced reduce(vec x, const struct exp_shift *shift, int scaled, int unclamped)
 {
     vec y = unclamped ? x : x - shift->subtract, y_low = splat(0);
     if (scaled) {
@@ -77,7 +88,12 @@ INLINE struct exponential shifted_exp(vec x, const struct exp_shift *shift, int 
         y_low = fma_(scaled_x, shift->inverse_low, product.low);
     }
     if (!unclamped) y = max(shift->lowest, y);
-    return exp_in_range(y, y_low, shift, scaled);
+    return reduce_in_range(y, y_low, shift, scaled);
+}
+
+INLINE struct exponential shifted_exp(vec x, const struct exp_shift *shift, int scaled, int unclamped)
+{
+    return exp_of_reduced(reduce(x, shift, scaled, unclamped));
 }
 
 /* The rows whose exponentials would not be the same unclamped. */
