@@ -277,12 +277,52 @@ INLINE struct row_sums chain_total(struct chain chain, int mode)
     return (struct row_sums){total, ties_of_chain(chain, mode), chain.cost, chain.mass};
 }
 
+/* In the loops below a step is begun while the one before it is summed: together they are a longer chain of operations
+ * than a processor looks ahead. The last step is followed by itself, unused. */
+
 /* The chain of a vertical strip that starts at step `first` and takes each `stride`-th. */
 INLINE struct chain vertical_chain(const struct sum_strip *strip, ptrdiff_t first, ptrdiff_t stride, int mode)
 {
     struct chain chain = new_chain(mode);
-    for (ptrdiff_t i = first; i < strip->length; i += stride) whole_step(&chain, strip, i * LANES, mode);
+    lane_mask all = first_lanes(LANES);
+    if (mode & PRODUCTS) {
+        for (ptrdiff_t i = first; i < strip->length; i += stride) whole_step(&chain, strip, i * LANES, mode);
+    } else if (first < strip->length) {
+        struct step step = read_step(strip, first * LANES, all, 1, mode);
+        for (ptrdiff_t i = first; i < strip->length; i += stride) {
+            ptrdiff_t following = i + stride < strip->length ? i + stride : i;
+            struct step next = read_step(strip, following * LANES, all, 1, mode);
+            add_step(&chain, strip, step, i * LANES, all, 1, mode);
+            step = next;
+        }
+    }
     return chain;
+}
+
+/* The chains of a horizontal strip over whole vectors from number i on; returns the number of the first real that is
+ * left. */
+INLINE ptrdiff_t horizontal_chains(struct chain chains[], const struct sum_strip *strip, ptrdiff_t i, int mode)
+{
+    ptrdiff_t end = i + (strip->length - i) / CHAINS * CHAINS;
+    lane_mask all = first_lanes(LANES);
+    if (mode & PRODUCTS) {
+        for (; i < end; i += CHAINS)
+            for (int c = 0; c < CHAIN_VECTORS; c++) whole_step(&chains[c], strip, i + c * LANES, mode);
+        return i;
+    }
+    if (i == end) return i;
+    struct step step = read_step(strip, i, all, 1, mode);
+    for (; i < end; i += CHAINS) {
+        /* CHAINS reals are a line of memory. The sums leave the memory idle, the max would wait for it. */
+        prefetch(strip->x + i + strip->ahead);
+        for (int c = 0; c < CHAIN_VECTORS; c++) {
+            ptrdiff_t at = i + c * LANES, following = at + LANES < end ? at + LANES : at;
+            struct step next = read_step(strip, following, all, 1, mode);
+            add_step(&chains[c], strip, step, at, all, 1, mode);
+            step = next;
+        }
+    }
+    return i;
 }
 
 INLINE struct row_sums vertical_sums(const struct sum_strip *strip, int is_short, int mode)
@@ -325,33 +365,6 @@ INLINE struct row_sums short_horizontal_sums(const struct sum_strip *strip, int 
     return chain_total(chain, mode);
 }
 
-/* Those of whole vectors from number i on; returns the number of the first real that is left. */
-INLINE ptrdiff_t whole_steps(struct chain chains[], const struct sum_strip *strip, ptrdiff_t i, int mode)
-{
-    ptrdiff_t end = i + (strip->length - i) / CHAINS * CHAINS;
-    lane_mask all = first_lanes(LANES);
-    if (mode & PRODUCTS) {
-        for (; i < end; i += CHAINS)
-            for (int c = 0; c < CHAIN_VECTORS; c++) whole_step(&chains[c], strip, i + c * LANES, mode);
-        return i;
-    }
-    if (i == end) return i;
-    struct step step = read_step(strip, i, all, 1, mode);
-    for (; i < end; i += CHAINS) {
-        /* CHAINS reals are a line of memory. The sums leave the memory idle, the max would wait for it. */
-        prefetch(strip->x + i + strip->ahead);
-        for (int c = 0; c < CHAIN_VECTORS; c++) {
-            /* A step is begun while the one before it is summed: together they are a longer chain of
-             * operations than a processor looks ahead. The last step is followed by itself, unused. */
-            ptrdiff_t at = i + c * LANES, following = at + LANES < end ? at + LANES : at;
-            struct step next = read_step(strip, following, all, 1, mode);
-            add_step(&chains[c], strip, step, at, all, 1, mode);
-            step = next;
-        }
-    }
-    return i;
-}
-
 INLINE struct pair rotated(struct pair pair, ptrdiff_t count)
 {
     return (struct pair){rotate(pair.high, count), rotate(pair.low, count)};
@@ -370,7 +383,7 @@ INLINE struct row_sums horizontal_sums(const struct sum_strip *strip, int mode)
     ptrdiff_t head = begins_early ? until_aligned(mode & STORE ? strip->e : strip->x, strip->length) : 0;
     ptrdiff_t before = head ? LANES - head : 0;
     if (head) partial_step(&chains[0], strip, -before, ~first_lanes(before), mode);
-    ptrdiff_t i = whole_steps(chains, strip, head, mode);
+    ptrdiff_t i = horizontal_chains(chains, strip, head, mode);
     for (int c = 0; c < CHAIN_VECTORS; c++) {
         ptrdiff_t left = strip->length - i - c * LANES;
         if (left >= LANES) whole_step(&chains[c], strip, i + c * LANES, mode);

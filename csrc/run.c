@@ -26,6 +26,8 @@
 /* Bytes of the rows of a horizontal group: enough for 16 of a thousand float32, which share the work across lanes. With
  * what is written they stay in a second-level cache; half or a quarter of it takes up to 1.04 and 1.1 times as long. */
 #define GROUP_BYTES ((ptrdiff_t)65536)
+/* The same where their exponentials wait in a thread's own memory (measured with 64 MB: 64 KiB take 1.25 times as long). */
+#define WAITING_BYTES ((ptrdiff_t)16384)
 /* Bytes of the strips of a batch of short rows: with what is written they fill a first-level cache. */
 #define BATCH_BYTES ((ptrdiff_t)16384)
 /* Bytes of the longest rows that are fetched into the cache ahead of their turn. */
@@ -95,18 +97,18 @@ static void plan_horizontal(struct plan *plan, const struct kernels *kernels, in
     const struct fsm_operand *x = &job->operands[FSM_X], *out = &job->operands[FSM_OUT];
     ptrdiff_t itemsize = job->is_double ? 8 : 4, row_bytes = job->n * itemsize;
     int last = job->dimensions - 1;
+    int waits = exponentials_wait(job->operation);
+    plan->streamed = (job->operation == FSM_LOG_SOFTMAX || (waits && row_bytes <= STREAM_ROW_BYTES)) &&
+                     has(plan, FSM_OUT) && out->axis_stride == itemsize && row_bytes * job->rows >= STREAM_BYTES;
     /* As many rows as share the work across lanes, but as many groups for each thread. */
-    ptrdiff_t most_rows = at_least_one(least(GROUP_BYTES / row_bytes, kernels->lanes));
+    ptrdiff_t group_bytes = plan->streamed && waits ? WAITING_BYTES : GROUP_BYTES;
+    ptrdiff_t most_rows = at_least_one(least(group_bytes / row_bytes, kernels->lanes));
     ptrdiff_t groups = round_up((job->rows - 1) / most_rows + 1, threads);
     plan->group_rows = (job->rows - 1) / groups + 1;
     /* Longer rows would push each other out of the second-level cache; others are read from a copy. */
     if (x->axis_stride == itemsize && !plan->is_weighted && job->shape[last] > plan->group_rows &&
         plan->group_rows * row_bytes <= PREFETCH_BYTES)
         plan->ahead = plan->group_rows * x->strides[last] / itemsize;
-    int can_stream = job->operation == FSM_LOG_SOFTMAX ||
-                     (exponentials_wait(job->operation) && row_bytes <= STREAM_ROW_BYTES);
-    plan->streamed = can_stream && has(plan, FSM_OUT) && out->axis_stride == itemsize &&
-                     row_bytes * job->rows >= STREAM_BYTES;
 }
 
 /* A single short row takes less time if its sum is found element by element, instead of all in one lane
