@@ -21,7 +21,7 @@ from libc.math cimport INFINITY, fma
 from numpy cimport (
     NPY_BYTE, NPY_DOUBLE, NPY_FLOAT, NPY_INT, NPY_LONG, NPY_LONGLONG, NPY_SHORT, NPY_UBYTE, NPY_UINT,
     NPY_ULONG, NPY_ULONGLONG, NPY_USHORT, PyArray_CheckExact, PyArray_DATA, PyArray_DIMS,
-    PyArray_ISBEHAVED, PyArray_ISBEHAVED_RO, PyArray_IS_C_CONTIGUOUS, PyArray_NBYTES, PyArray_NDIM,
+    PyArray_ISBEHAVED, PyArray_ISBEHAVED_RO, PyArray_IS_C_CONTIGUOUS, PyArray_ITEMSIZE, PyArray_NDIM,
     PyArray_SimpleNew, PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp,
 )
 
@@ -133,12 +133,36 @@ cdef inline int plain_axis(axis, int ndim) noexcept:
     return <int>value if 0 <= value < ndim else -1
 
 
+cdef inline void set_extent(ndarray array, npy_intp *first, npy_intp *end) noexcept:
+    """The addresses from the first byte on and behind the last one, whatever the strides."""
+    cdef npy_intp reach
+    first[0] = <npy_intp>PyArray_DATA(array)
+    end[0] = first[0] + PyArray_ITEMSIZE(array)
+    for d in range(PyArray_NDIM(array)):
+        if PyArray_DIMS(array)[d] == 0:
+            end[0] = first[0]
+            return
+        reach = (PyArray_DIMS(array)[d] - 1) * PyArray_STRIDES(array)[d]
+        if reach < 0:
+            first[0] += reach
+        else:
+            end[0] += reach
+
+
 cdef inline bint are_apart(ndarray a, ndarray b) noexcept:
-    """Two whole blocks of memory without a common byte; False for any other layout."""
-    cdef npy_intp a_at = <npy_intp>PyArray_DATA(a), b_at = <npy_intp>PyArray_DATA(b)
-    return PyArray_IS_C_CONTIGUOUS(a) and PyArray_IS_C_CONTIGUOUS(b) and (
-        b_at >= a_at + PyArray_NBYTES(a) or a_at >= b_at + PyArray_NBYTES(b)
-    )
+    """No byte between the first and the last one of either belongs to the other."""
+    cdef npy_intp a_first, a_end, b_first, b_end
+    set_extent(a, &a_first, &a_end)
+    set_extent(b, &b_first, &b_end)
+    return b_first >= a_end or a_first >= b_end
+
+
+cdef inline bint are_the_same(ndarray a, ndarray b) noexcept:
+    """Of the same shape and dtype, every element of one lies where it lies in the other."""
+    for d in range(PyArray_NDIM(a)):
+        if PyArray_STRIDES(a)[d] != PyArray_STRIDES(b)[d]:
+            return False
+    return PyArray_DATA(a) == PyArray_DATA(b)
 
 
 cdef inline bint fits_as_out(out, ndarray x) noexcept:
@@ -151,11 +175,7 @@ cdef inline bint fits_as_out(out, ndarray x) noexcept:
     for d in range(PyArray_NDIM(x)):
         if PyArray_DIMS(y)[d] != PyArray_DIMS(x)[d]:
             return False
-    if y is x:
-        return True
-    return are_apart(x, y) or (
-        PyArray_DATA(x) == PyArray_DATA(y) and PyArray_IS_C_CONTIGUOUS(x) and PyArray_IS_C_CONTIGUOUS(y)
-    )
+    return are_the_same(x, y) or are_apart(x, y)
 
 
 cdef inline ndarray new_like(ndarray x):
