@@ -163,18 +163,26 @@ INLINE struct extremes gather_transposed(const struct row_pointers *rows, ptrdif
     return gather_pieces(&regular, first, length, strip, 1);
 }
 
-/* `size` and `regular` are constants. */
+/* Elements [i, i + size) of the strip to each row; `size` and `regular` are constants. */
+INLINE void scatter_elements(const struct row_pointers *rows, ptrdiff_t count, ptrdiff_t first, ptrdiff_t i, const real *strip,
+                             enum last_step last, const struct last_values *values, int size, int regular)
+{
+    vec v[SCATTERED];
+    for (int step = 0; step < size; step++) v[step] = after_last_step(load(strip + (i + step) * LANES), last, values);
+    if (regular && size == SCATTERED) scatter_piece(rows, first + i, v);
+    else scatter_part(rows, count, first + i, v, regular);
+}
+
 INLINE void scatter_pieces(const struct row_pointers *rows, ptrdiff_t count, ptrdiff_t first, ptrdiff_t length,
                            const real *strip, enum last_step last, const struct last_values *values, int size,
                            int regular)
 {
-    for (ptrdiff_t i = 0; i < length; i = next_piece(i, size, length)) {
-        vec v[SCATTERED];
-        for (int step = 0; step < size; step++)
-            v[step] = after_last_step(load(strip + (i + step) * LANES), last, values);
-        if (regular && size == SCATTERED) scatter_piece(rows, first + i, v);
-        else scatter_part(rows, count, first + i, v, regular);
-    }
+    /* What is left of the last one fits in a smaller one: that takes less. */
+    int is_small = size > PART && length % size > 0 && length % size <= PART;
+    ptrdiff_t end = is_small ? length - length % size : length;
+    for (ptrdiff_t i = 0; i < end; i = next_piece(i, size, end))
+        scatter_elements(rows, count, first, i, strip, last, values, size, regular);
+    if (is_small) scatter_elements(rows, count, first, length - PART, strip, last, values, PART, regular);
 }
 
 /* The way back, after the last step, for the first `count` lanes. */
