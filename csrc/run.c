@@ -169,13 +169,19 @@ struct run {
 
 static void *scratch_of(const struct run *run, int thread) { return run->scratch + thread * run->plan.scratch_bytes; }
 
-/* Real losses added one after the other. */
-static double sum_losses(int is_double, const void *losses, ptrdiff_t count)
+/* Sums that need not wait for one another, each of every eighth loss. */
+#define LOSS_SUMS 8
+
+/* Real losses: those sums, added up in halves. */
+static inline double sum_losses(int is_double, const void *losses, ptrdiff_t count)
 {
-    double sum = 0;
-    for (ptrdiff_t i = 0; i < count; i++)
-        sum += is_double ? ((const double *)losses)[i] : (double)((const float *)losses)[i];
-    return sum;
+    double sums[LOSS_SUMS] = {0};
+    for (ptrdiff_t i = 0; i < count; i += LOSS_SUMS)
+        for (ptrdiff_t k = 0; k < LOSS_SUMS && i + k < count; k++)
+            sums[k] += is_double ? ((const double *)losses)[i + k] : (double)((const float *)losses)[i + k];
+    for (ptrdiff_t half = LOSS_SUMS / 2; half > 0; half /= 2)
+        for (ptrdiff_t k = 0; k < half; k++) sums[k] += sums[k + half];
+    return sums[0];
 }
 
 static void run_items(void *context, ptrdiff_t first, ptrdiff_t last, int thread)
