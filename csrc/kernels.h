@@ -59,7 +59,8 @@ struct group; /* one group's state: opaque memory of group_bytes, aligned to 64 
 
 struct kernels {
     ptrdiff_t lanes;
-    ptrdiff_t short_row; /* rows below this length go in vertical groups, a single one alone: see run.c */
+    /* Rows below these lengths go in vertical groups: any number of them (but a single one), or enough: see run.c. */
+    ptrdiff_t short_row, transposed_row;
     size_t group_bytes, max_bytes, sums_bytes;
     /* Rows [first, last); writes their losses to `losses` where the job sums them. */
     void (*rows)(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *losses, void *scratch);

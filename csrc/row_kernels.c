@@ -149,7 +149,7 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
     strips.ahead = plan->ahead;
     strips.shift = &group->shift;
     strips.row_max = &group->row_max;
-    /* A horizontal group of short rows has one row (is_alone of run.c), and its sums in every lane. */
+    /* A horizontal group of short rows has one row (are_transposed of run.c), and its sums in every lane. */
     int is_total = plan->vertical || strips.is_short;
     /* All rows of a group in one call, unless they have to be copied to the one place there is for a strip. */
     int needs_copy = has_second || !has_unit_stride(&group->rows[FSM_X]) ||
@@ -489,6 +489,18 @@ static void any_rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, r
     if (plan->streamed || plan->streams_panels) stream_fence();
 }
 
+/* As sum_batch for rows of one chain; `mode` is a constant. */
+INLINE void chains_of_short_batch(const struct plan *plan, struct group *groups, ptrdiff_t count, void *scratch, int mode)
+{
+    for (ptrdiff_t g = 0; g < count; g++) {
+        struct chain chain = chain_of_short_rows(plan, &groups[g], group_scratch(plan, scratch, g), mode);
+        groups[g].sums.total = (struct pair){chain.sum, chain.compensation};
+        groups[g].sums.ties = ties_of_chain(chain, mode);
+    }
+    for (ptrdiff_t g = 0; g < count; g++)
+        groups[g].sums.total = sum_of_chain(groups[g].sums.total.high, groups[g].sums.total.low, mode);
+}
+
 /* As run_batch, where the mode of the sums is a constant. */
 INLINE ptrdiff_t run_short_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch,
                                  int mode)
@@ -502,14 +514,8 @@ INLINE ptrdiff_t run_short_batch(const struct plan *plan, ptrdiff_t first, ptrdi
         if (end < last) prefetch_group(plan, &groups[g], plan->batch_groups * LANES);
     }
     end_max_batch(plan, groups, count, extremes);
-    for (ptrdiff_t g = 0; g < count; g++)
-    {
-        struct chain chain = chain_of_short_rows(plan, &groups[g], group_scratch(plan, scratch, g), mode);
-        groups[g].sums.total = (struct pair){chain.sum, chain.compensation};
-        groups[g].sums.ties = ties_of_chain(chain, mode);
-    }
-    for (ptrdiff_t g = 0; g < count; g++)
-        groups[g].sums.total = sum_of_chain(groups[g].sums.total.high, groups[g].sums.total.low, mode);
+    if (plan->job->n < SHORT_ROW) chains_of_short_batch(plan, groups, count, scratch, mode);
+    else sum_batch(plan, groups, count, scratch);
     end_groups(plan, groups, count, losses);
     for (ptrdiff_t g = 0; g < count && writes_elements(plan); g++)
         write_strip_in_scratch(plan, &groups[g], group_scratch(plan, scratch, g));
@@ -554,7 +560,7 @@ typedef void rows_function(const struct plan *plan, ptrdiff_t first, ptrdiff_t l
 
 static rows_function *rows_function_of(const struct plan *plan)
 {
-    int is_short = plan->vertical && plan->job->n < SHORT_ROW && plan->panel_groups == 0;
+    int is_short = plan->vertical && plan->job->n < TRANSPOSED_ROW && plan->panel_groups == 0;
     int is_one_block = !plan->vertical && plan->blocks == 1 && !plan->streamed;
     if (!(is_short || is_one_block) || plan->is_scaled || plan->has_dense_targets) return any_rows;
     switch (plan->operation) {
@@ -579,6 +585,7 @@ static void rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void 
 const struct kernels KERNELS = {
     .lanes = LANES,
     .short_row = SHORT_ROW,
+    .transposed_row = TRANSPOSED_ROW,
     .group_bytes = sizeof(struct group),
     .max_bytes = sizeof(struct extremes),
     .sums_bytes = sizeof(struct row_sums),

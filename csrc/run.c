@@ -111,13 +111,10 @@ static void plan_horizontal(struct plan *plan, const struct kernels *kernels, in
         plan->ahead = plan->group_rows * x->strides[last] / itemsize;
 }
 
-/* A single short row takes less time if its sum is found element by element, instead of all in one lane
- * of vectors (measured: 0.8 with 31 float32, 0.5 with 100). What does more than sum has no kernel for it. */
-static int is_alone(const struct plan *plan)
+/* Nothing but exponentials are summed, of logits that are read where they lie. */
+static int sums_exponentials_alone(const struct plan *plan)
 {
-    const struct fsm_job *job = plan->job;
-    if (job->rows > 1) return 0;
-    switch (job->operation) {
+    switch (plan->operation) {
     case FSM_SOFTMAX:
     case FSM_LOG_SOFTMAX:
     case FSM_SELECT: return 1;
@@ -125,6 +122,18 @@ static int is_alone(const struct plan *plan)
     case FSM_CROSS_ENTROPY: return !plan->has_dense_targets;
     default: return 0;
     }
+}
+
+/* Whether rows are transposed. A single short row takes less time if its sum is found element by element, instead of
+ * all in one lane of vectors (measured: 0.8 with 31 float32, 0.5 with 100). Longer rows are transposed in whole groups
+ * only, or where there are so many that an unfilled one does not count. */
+static int are_transposed(const struct plan *plan, const struct kernels *kernels)
+{
+    const struct fsm_job *job = plan->job;
+    int is_simple = sums_exponentials_alone(plan);
+    if (job->n < kernels->short_row) return job->rows > 1 || !is_simple;
+    return job->n < kernels->transposed_row && is_simple && !plan->is_scaled &&
+           (job->rows % kernels->lanes == 0 || job->rows >= 8 * kernels->lanes);
 }
 
 /* Field by field: to clear the whole of it first takes a tenth of a small call. */
@@ -145,7 +154,7 @@ static void make_plan(struct plan *plan, struct fsm_job *job, const struct kerne
     plan->skew = plan->ahead = plan->panel_groups = 0;
     plan->batch_groups = 1;
     int columns = are_columns(job, &job->operands[FSM_X], kernels->lanes);
-    plan->vertical = columns || (job->n < kernels->short_row && !is_alone(plan));
+    plan->vertical = columns || are_transposed(plan, kernels);
     plan->strip_bytes = round_up(length * (plan->vertical ? kernels->lanes : 1) * itemsize, ALIGNMENT) + ALIGNMENT;
     plan->group_scratch_bytes = WHOLE_ROWS * plan->strip_bytes;
     if (plan->vertical) plan_vertical(plan, kernels, columns, threads);
@@ -184,12 +193,22 @@ static inline double sum_losses(int is_double, const void *losses, ptrdiff_t cou
     return sums[0];
 }
 
+/* The sums of the pieces of rows [first, end), `first` beginning one, from these rows' losses. */
+static void sum_pieces(const struct run *run, const char *losses, ptrdiff_t first, ptrdiff_t end)
+{
+    int is_double = run->plan.job->is_double;
+    ptrdiff_t itemsize = is_double ? 8 : 4;
+    for (ptrdiff_t row = first; row < end; row += run->piece_rows)
+        run->piece_losses[row / run->piece_rows] =
+            sum_losses(is_double, losses + (row - first) * itemsize, least(run->piece_rows, end - row));
+}
+
 static void run_items(void *context, ptrdiff_t first, ptrdiff_t last, int thread)
 {
     const struct run *run = context;
     struct fsm_job *job = run->plan.job;
     char *scratch = scratch_of(run, thread);
-    ptrdiff_t end = least(last * run->item_rows - run->plan.skew, job->rows), itemsize = job->is_double ? 8 : 4;
+    ptrdiff_t end = least(last * run->item_rows - run->plan.skew, job->rows);
     if (!job->sum_losses) {
         ptrdiff_t begin = most(first * run->item_rows - run->plan.skew, 0);
         run->kernels->rows(&run->plan, begin, end, NULL, scratch);
@@ -199,9 +218,7 @@ static void run_items(void *context, ptrdiff_t first, ptrdiff_t last, int thread
     for (ptrdiff_t item = first * run->item_rows; item < end; item += run->item_rows) {
         ptrdiff_t item_end = least(item + run->item_rows, end);
         run->kernels->rows(&run->plan, item, item_end, losses, scratch);
-        for (ptrdiff_t row = item; row < item_end; row += run->piece_rows)
-            run->piece_losses[row / run->piece_rows] = sum_losses(
-                job->is_double, losses + (row - item) * itemsize, least(run->piece_rows, item_end - row));
+        sum_pieces(run, losses, item, item_end);
     }
 }
 
@@ -253,11 +270,7 @@ static void run_by_blocks(struct run *run, int team, ptrdiff_t groups)
         kernels->end_sum(&run->plan, group_of(run, g), run->sums + g * blocks * (ptrdiff_t)kernels->sums_bytes,
                          blocks, job->sum_losses ? run->losses + g * step * itemsize : NULL);
     if (writes_elements(&run->plan)) share_out(team, groups * blocks, run_write_blocks, run);
-    if (!job->sum_losses) return;
-    for (ptrdiff_t first = 0; first < job->rows; first += run->piece_rows) {
-        ptrdiff_t count = least(run->piece_rows, job->rows - first);
-        job->loss_sum += sum_losses(job->is_double, run->losses + first * itemsize, count);
-    }
+    if (job->sum_losses) sum_pieces(run, run->losses, 0, job->rows);
 }
 
 /* One allocation cut into aligned parts. */
@@ -274,7 +287,7 @@ static ptrdiff_t reserve(struct arena *arena, ptrdiff_t count, ptrdiff_t bytes)
 }
 
 /* A few short rows would leave half of the widest vectors' lanes idle: 8 rows of 100 float32 take 0.76 of the time
- * with half the width. (A single one does not go by lanes: see is_alone.) */
+ * with half the width. (A single one does not go by lanes: see are_transposed.) */
 static const struct kernels *kernels_for(const struct fsm_job *job)
 {
     int is_double = job->is_double != 0;
@@ -340,12 +353,9 @@ enum fsm_status fsm_run(struct fsm_job *job)
     run.sums = arena.base + sums_at;
     run.losses = arena.base + losses_at;
 
-    if (by_blocks) {
-        run_by_blocks(&run, team, groups);
-    } else {
-        share_out(team, items, run_items, &run);
-        job->loss_sum = sum_losses(1, run.piece_losses, pieces);
-    }
+    if (by_blocks) run_by_blocks(&run, team, groups);
+    else share_out(team, items, run_items, &run);
+    job->loss_sum = sum_losses(1, run.piece_losses, pieces);
     release_team(team);
     free(allocated);
     return FSM_DONE;
