@@ -6,9 +6,10 @@
 #ifndef FASTSOFTMAX_GROUP_H
 #define FASTSOFTMAX_GROUP_H
 
+#include "elements.h"
 #include "kernels.h"
-#include "passes.h"
 #include "strips.h"
+#include "sums.h"
 
 struct group {
     ptrdiff_t first_row, count; /* rows, at most LANES */

@@ -3,7 +3,7 @@
  * The kernels work on one group of rows at a time, at most as many as a vector has lanes:
  * vertical, with an element of each row in a lane, or horizontal, row by row with lanes of
  * neighbouring elements. Which of the two is a matter of speed alone: the order of every
- * sum, and so every bit, is fixed by passes.h for both.
+ * sum, and so every bit, is fixed by sums.h for both.
  *
  * A group goes through three phases over the blocks of its rows: the max, the sum of
  * exponentials, the writing. rows() runs them for every group of a range; the single

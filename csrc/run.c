@@ -1,6 +1,6 @@
 /* Runs a job: chooses the group's shape, cuts the rows into items, shares them out.
  *
- * All that is chosen here is a matter of speed; the bits of a row are fixed by passes.h,
+ * All that is chosen here is a matter of speed; the bits of a row are fixed by sums.h,
  * those of a summed loss by the fixed pieces below. */
 #include "kernels.h"
 #include "parallel.h"

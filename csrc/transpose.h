@@ -3,8 +3,8 @@
 #ifndef FASTSOFTMAX_TRANSPOSE_H
 #define FASTSOFTMAX_TRANSPOSE_H
 
+#include "extremes.h"
 #include "last_step.h"
-#include "passes.h"
 #include "row_pointers.h"
 
 /* CALL(number) with a constant, for any number from 1 to `most` (a constant below 16). */

@@ -1,4 +1,4 @@
-/* The loops over a strip: reals in a row, a whole number of vectors long in a vertical
+/* The second phase: sums over a strip, which is reals in a row, a whole number of vectors long in a vertical
  * group (step i holds element i of every lane's row), any length in a horizontal one.
  *
  * The order of a row's sum. It depends on n alone, so that every group, instruction set,
@@ -8,34 +8,22 @@
  *   their totals are added in halves (c with c + CHAINS/2, and so on), then block by block.
  * A horizontal group keeps CHAINS chains in CHAINS / LANES vectors; a vertical one runs
  * them one after the other. */
-#ifndef FASTSOFTMAX_PASSES_H
-#define FASTSOFTMAX_PASSES_H
+#ifndef FASTSOFTMAX_SUMS_H
+#define FASTSOFTMAX_SUMS_H
 
-#include "last_step.h"
+#include "across_lanes.h"
 #include "vector_exp.h"
 
 #define CHAINS ((ptrdiff_t)(512 / REAL_BITS))
 #define CHAIN_VECTORS (CHAINS / LANES)
-/* Reals of a row from which it pays to begin with less than a vector of them and have the others aligned: where that
- * takes a step of the sum more, and where it takes a load or a store more (measured with 200 to 1000). */
-#define ALIGNED_SUMS (32 * LANES)
-#define ALIGNED_COPIES (4 * LANES)
 #define SHORT_ROW ((ptrdiff_t)(REAL_BITS == 32 ? 128 : 64))
 /* Rows below this length are transposed where there are enough of them, so that one vector holds one element of many:
  * the work across lanes would cost more. Measured, softmax transposed against not: 0.8 of the time with 130 float32,
  * 0.9 with 200, 1.0 with 256; with float64 0.85 at 100, 0.9 at 130, 0.97 at 190. */
 #define TRANSPOSED_ROW ((ptrdiff_t)(REAL_BITS == 32 ? 256 : 192))
-/* Reals of a row from which it pays to begin with less than a vector of them and have the others aligned: where that
- * takes a step of the sum more, and where it takes a load or a store more (measured with 200 to 1000). */
+/* Reals of a row from which it pays to begin with less than a vector of them, which takes a step more, and have the
+ * others aligned (measured with 200 to 1000). */
 #define ALIGNED_SUMS (32 * LANES)
-#define ALIGNED_COPIES (4 * LANES)
-#define SHORT_ROW ((ptrdiff_t)(REAL_BITS == 32 ? 128 : 64))
-/* Rows below this length are transposed where there are enough of them, so that one vector holds one element of many:
- * the work across lanes would cost more. Measured, softmax transposed against not: 0.85 of the time with 130 float32,
- * 0.87 with 200, 0.94 with 300, 1.0 with 400. */
-
-/* Beyond it e**x is infinite; and no lower max is needed. */
-#define EXP_LIMIT ((real)0.4 * LARGE_MAX)
 
 static const vec no_elements = {0};
 
@@ -87,14 +75,6 @@ struct sum_strip {
     struct exp_shift shift;
     vec row_max;
 };
-
-/* step(i, lanes, ...) for every vector of a strip, with `lanes` a constant, and for its tail. */
-#define EACH_VECTOR(size, step, ...)                                                               \
-    do {                                                                                           \
-        ptrdiff_t i_ = 0;                                                                          \
-        for (; i_ + LANES <= (size); i_ += LANES) step(i_, LANES, __VA_ARGS__);                    \
-        if (i_ < (size)) step(i_, (size)-i_, __VA_ARGS__);                                         \
-    } while (0)
 
 /* What the sum phase finds, for each lane's row. */
 struct row_sums {
@@ -461,28 +441,6 @@ INLINE void sums_of_strips(const struct sum_strips *strips, struct row_sums sums
     }
 }
 
-/* ---- From the lanes of each horizontal strip to a lane for each row ----------------------- */
-
-/* of_row[0] becomes what the lanes of each row's vectors combine to, row r's in lane r. They
- * are combined in halves, as vertical_sums adds its chains; at every step two vectors become
- * one, with the first parts of both rows and with the second. `most`, a constant, is the
- * number of rows. */
-#define FOLD_LANES(type, of_row, most, first_parts, second_parts, combine)                         \
-    for (ptrdiff_t size_ = LANES / 2, left_ = (most); size_ > 0; size_ /= 2, left_ = (left_ + 1) / 2) \
-        for (ptrdiff_t i_ = 0; i_ < (left_ + 1) / 2; i_++) {                                       \
-            type a_ = (of_row)[2 * i_], b_ = (of_row)[2 * i_ + 1 < left_ ? 2 * i_ + 1 : 2 * i_];   \
-            (of_row)[i_] = combine(first_parts(a_, b_, size_), second_parts(a_, b_, size_));       \
-        }
-
-/* CALL(rows) with a constant not below count: few rows take fewer shuffles. */
-#define WITH_CONSTANT_ROWS(count, CALL)                                                            \
-    do {                                                                                           \
-        if ((count) == 1) { CALL(1) }                                                              \
-        else if ((count) <= 4 && LANES > 4) { CALL(4) }                                            \
-        else if ((count) <= 8 && LANES > 8) { CALL(8) }                                            \
-        else { CALL(LANES) }                                                                       \
-    } while (0)
-
 INLINE struct pair first_pairs(struct pair a, struct pair b, ptrdiff_t size)
 {
     return (struct pair){first_runs(a.high, b.high, size), first_runs(a.low, b.low, size)};
@@ -520,189 +478,6 @@ NOT_INLINE void sums_across_lanes(const struct row_sums of_row[], ptrdiff_t coun
     }
     WITH_CONSTANT_ROWS(count, ACROSS);
 #undef ACROSS
-}
-
-/* The largest element, and one that no element is below, if it is negative (see lower_if_negative). NaN may be passed
- * over: it reaches every result through the sum. */
-struct extremes {
-    vec max, low;
-};
-
-INLINE struct extremes join(struct extremes a, struct extremes b)
-{
-    return (struct extremes){max(a.max, b.max), lower_if_negative(a.low, b.low)};
-}
-
-INLINE struct extremes first_extremes(struct extremes a, struct extremes b, ptrdiff_t size)
-{
-    return (struct extremes){first_runs(a.max, b.max, size), first_runs(a.low, b.low, size)};
-}
-
-INLINE struct extremes second_extremes(struct extremes a, struct extremes b, ptrdiff_t size)
-{
-    return (struct extremes){second_runs(a.max, b.max, size), second_runs(a.low, b.low, size)};
-}
-
-NOT_INLINE struct extremes extremes_across_lanes(struct extremes of_row[LANES], ptrdiff_t count)
-{
-#define FOLD(rows)                                                                                 \
-    for (ptrdiff_t r = count; r < (rows); r++) of_row[r] = of_row[0];                              \
-    FOLD_LANES(struct extremes, of_row, rows, first_extremes, second_extremes, join)
-    WITH_CONSTANT_ROWS(count, FOLD);
-#undef FOLD
-    return of_row[0];
-}
-
-INLINE struct extremes no_extremes(void)
-{
-    return (struct extremes){splat(-(real)__builtin_inf()), splat(0)};
-}
-
-INLINE struct extremes with_elements(struct extremes so_far, vec elements)
-{
-    return (struct extremes){max(elements, so_far.max), lower_if_negative(elements, so_far.low)};
-}
-
-/* Those of each lane. The first and the last vector may overlap others, which changes nothing. */
-INLINE struct extremes extremes_of_strip(const real *x, ptrdiff_t size)
-{
-    /* Four independent chains: one would wait for each max in turn. */
-    struct extremes a = no_extremes(), b = a, c = a, d = a;
-    if (size < LANES) {
-        a.max = load_first(x, size, -(real)__builtin_inf());
-        a.low = load_first(x, size, 0);
-        return a;
-    }
-    c = with_elements(c, load(x));
-    d = with_elements(d, load(x + size - LANES));
-    ptrdiff_t i = size >= ALIGNED_SUMS ? until_aligned(x, size) : 0;
-    for (; i + 4 * LANES <= size; i += 4 * LANES) {
-        a = with_elements(a, load(x + i));
-        b = with_elements(b, load(x + i + LANES));
-        c = with_elements(c, load(x + i + 2 * LANES));
-        d = with_elements(d, load(x + i + 3 * LANES));
-    }
-    for (; i + LANES <= size; i += LANES) a = with_elements(a, load(x + i));
-    return join(join(a, b), join(c, d));
-}
-
-/* out = value_of(from, ...), which may be the same memory. Vectors are aligned in out but for the first and the last one,
- * which overlap others and are read before these are written: a load of what lies beside a store under a mask has to
- * wait for it (25 cycles on Zen 4), and the next row begins there. */
-#define WRITE_VALUES(size, value_of, from, out, ...)                                               \
-    do {                                                                                           \
-        if ((size) < LANES) {                                                                      \
-            store_first(out, size, value_of(load_first(from, size, 0), __VA_ARGS__));              \
-            break;                                                                                 \
-        }                                                                                          \
-        ptrdiff_t head_ = (size) >= ALIGNED_COPIES ? until_aligned(out, size) : 0, i_ = head_;                            \
-        vec first_ = value_of(load(from), __VA_ARGS__);                                            \
-        vec last_ = value_of(load((from) + (size)-LANES), __VA_ARGS__);                            \
-        for (; i_ + LANES <= (size); i_ += LANES) store((out) + i_, value_of(load((from) + i_), __VA_ARGS__)); \
-        if (head_) store(out, first_);                                                             \
-        if (i_ < (size)) store((out) + (size)-LANES, last_);                                       \
-    } while (0)
-
-/* The same past the caches. */
-#define STREAM_VALUES(size, value_of, from, out, ...)                                              \
-    do {                                                                                           \
-        ptrdiff_t i_ = until_aligned(out, size);                                                   \
-        if (i_) stream_first(out, i_, value_of(load_first(from, i_, 0), __VA_ARGS__));             \
-        for (; i_ + LANES <= (size); i_ += LANES) stream((out) + i_, value_of(load((from) + i_), __VA_ARGS__)); \
-        if (i_ < (size))                                                                           \
-            stream_first((out) + i_, (size)-i_, value_of(load_first((from) + i_, (size)-i_, 0), __VA_ARGS__)); \
-    } while (0)
-
-/* out = e * factor */
-NOT_INLINE void write_scaled(const real *e, real *out, ptrdiff_t size, struct pair factor)
-{
-    WRITE_VALUES(size, scaled, e, out, factor);
-}
-
-NOT_INLINE void stream_scaled(const real *e, real *out, ptrdiff_t size, struct pair factor)
-{
-    STREAM_VALUES(size, scaled, e, out, factor);
-}
-
-INLINE void certain_step(ptrdiff_t i, ptrdiff_t lanes, real *out, vec bound)
-{
-    store_lanes(out + i, lanes, certain_or(load_lanes(out + i, lanes), bound));
-}
-
-/* out = e * factor - scale * targets */
-INLINE void gradient_step(ptrdiff_t i, ptrdiff_t lanes, const real *e, const real *targets, real *out,
-                          struct pair factor, struct pair scale)
-{
-    vec value = load_lanes(e + i, lanes), target = load_lanes(targets + i, lanes);
-    struct pair step = two_product(scale.high, target);
-    step.low = fma_(scale.low, target, step.low);
-    store_lanes(out + i, lanes, fma_(value, factor.high, -step.high) + fma_(value, factor.low, -step.low));
-}
-
-/* (x - max) / T; in halves where the quotient may be finite though the difference is not. */
-INLINE vec scaled_distance(vec x, vec row_max, vec temperature)
-{
-    vec scale = choose(less(splat(1), temperature), splat((real)0.5), splat(1));
-    return (x * scale - row_max * scale) / (temperature * scale);
-}
-
-/* out = (x - max) / T - log_sum */
-INLINE void scaled_log_step(ptrdiff_t i, ptrdiff_t lanes, const real *x, real *out, vec row_max, vec log_sum,
-                            vec temperature)
-{
-    store_lanes(out + i, lanes, scaled_distance(load_lanes(x + i, lanes), row_max, temperature) - log_sum);
-}
-
-/* out = p * (g - dot), as p*g - p*dot: rounded no more than the larger of these. */
-INLINE void vjp_step(ptrdiff_t i, ptrdiff_t lanes, const real *p, const real *g, real *out, struct pair dot)
-{
-    vec probability = load_lanes(p + i, lanes);
-    struct pair product = two_product(probability, dot.high);
-    product.low = fma_(probability, dot.low, product.low);
-    store_lanes(out + i, lanes, fma_(probability, load_lanes(g + i, lanes), -product.high) - product.low);
-}
-
-/* out = g - e**x * total, where the exponential comes times 2**(SUM_EXPONENT - N): the power
- * is taken back in two exact halves, so that it neither overflows nor underflows by itself. */
-INLINE void log_vjp_step(ptrdiff_t i, ptrdiff_t lanes, const real *x, const real *g, real *out,
-                         const struct exp_shift *shift, vec half_power, vec other_half, struct pair total)
-{
-    vec logp = min(splat(EXP_LIMIT), load_lanes(x + i, lanes));
-    vec p = rounded(shifted_exp(logp, shift, 0, 0)) * half_power * other_half;
-    store_lanes(out + i, lanes, fma_(-p, total.high, load_lanes(g + i, lanes)) - p * total.low);
-}
-
-/* gradient = (p - y) * weight, hessian = max(scale * p * (1 - p), least), scale = factor * weight; y NULL: 0.
- * p goes into the Hessian as the unrounded quotient of e and the sum. */
-INLINE void grad_hess_step(ptrdiff_t i, ptrdiff_t lanes, const real *e, const real *y, real *gradient, real *hessian,
-                           struct pair factor, vec weight, struct pair scale, vec least)
-{
-    vec value = load_lanes(e + i, lanes), zero = splat(0);
-    lane_mask ignored = equal(weight, zero);
-    struct pair p = two_product(value, factor.high);
-    p.low = fma_(value, factor.low, p.low);
-    p = fast_two_sum(p.high, p.low);
-    vec g = (p.high - (y ? load_lanes(y + i, lanes) : zero)) * weight;
-    struct pair others = fast_two_sum(splat(1), -p.high);
-    others.low -= p.low;
-    struct pair h = multiply_pairs(p, others);
-    h.low = fma_(h.low, scale.high, h.high * scale.low);
-    vec result = fma_(h.high, scale.high, h.low);
-    store_lanes(gradient + i, lanes, choose(ignored, zero, g));
-    store_lanes(hessian + i, lanes, max(least, choose(ignored, zero, result))); /* a NaN stays one */
-}
-
-/* out = 0 in the lanes of ignored rows */
-INLINE void clear_step(ptrdiff_t i, ptrdiff_t lanes, real *out, lane_mask ignored)
-{
-    store_lanes(out + i, lanes, choose(ignored, splat(0), load_lanes(out + i, lanes)));
-}
-
-/* kept = x, but -inf where b is 0 */
-INLINE void drop_zeros_step(ptrdiff_t i, ptrdiff_t lanes, const real *x, const real *b, real *kept)
-{
-    lane_mask absent = equal(load_lanes(b + i, lanes), splat(0));
-    store_lanes(kept + i, lanes, choose(absent, splat(-(real)__builtin_inf()), load_lanes(x + i, lanes)));
 }
 
 #endif
