@@ -49,7 +49,7 @@ INLINE struct extremes with_elements(struct extremes so_far, vec elements)
 }
 
 /* Those of each lane. The first and the last vector may overlap others, which changes nothing. */
-INLINE struct extremes extremes_of_strip(const real *x, ptrdiff_t size)
+NOT_INLINE struct extremes extremes_of_strip(const real *x, ptrdiff_t size)
 {
     /* Four independent chains: one would wait for each max in turn. */
     struct extremes a = no_extremes(), b = a, c = a, d = a;
