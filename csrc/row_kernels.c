@@ -502,7 +502,7 @@ INLINE void chains_of_short_batch(const struct plan *plan, struct group *groups,
 }
 
 /* As run_batch, where the mode of the sums is a constant. */
-INLINE ptrdiff_t run_short_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch,
+INLINE ptrdiff_t run_vertical_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch,
                                  int mode)
 {
     struct group groups[BATCH_GROUPS];
@@ -522,9 +522,13 @@ INLINE ptrdiff_t run_short_batch(const struct plan *plan, ptrdiff_t first, ptrdi
     return end;
 }
 
+typedef void rows_function(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch);
+
 /* Most of what is done for a group besides its elements is to ask the plan what to do. For the commonest jobs, of
  * short rows in vertical groups or of one block in horizontal ones, the answers are constants, and `flatten` puts all
- * that asks where the compiler sees them. `mode` is that of the sums. */
+ * that asks where the compiler sees them. `mode` is that of the sums. (Where the arithmetic itself is slow, the
+ * copies would be half of the library and not worth it.) */
+#if HAS_FMA
 #define KNOWN_ROWS(name, is_vertical, known_operation, known_operands, mode)                       \
     static __attribute__((flatten)) void name(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, \
                                               real *losses, void *scratch)                         \
@@ -540,12 +544,12 @@ INLINE ptrdiff_t run_short_batch(const struct plan *plan, ptrdiff_t first, ptrdi
         known.is_scaled = known.is_weighted = known.has_dense_targets = known.streamed = 0;        \
         for (ptrdiff_t row = first; row < last;) {                                                 \
             real *row_losses = losses ? losses + (row - first) : NULL;                             \
-            row = is_vertical ? run_short_batch(&known, row, last, row_losses, scratch, mode)      \
+            row = is_vertical ? run_vertical_batch(&known, row, last, row_losses, scratch, mode)      \
                               : run_batch(&known, row, last, row_losses, scratch);                 \
         }                                                                                          \
     }
 #define KNOWN_ROWS_OF_BOTH(name, operation, operands, mode)                                        \
-    KNOWN_ROWS(short_##name##_rows, 1, operation, operands, mode)                                  \
+    KNOWN_ROWS(vertical_##name##_rows, 1, operation, operands, mode)                                  \
     KNOWN_ROWS(one_block_##name##_rows, 0, operation, operands, mode)
 #define BIT(name) (1u << FSM_##name)
 #define VALUE_AND_GRAD_OPERANDS (BIT(X) | BIT(OUT) | BIT(LABELS))
@@ -554,28 +558,33 @@ KNOWN_ROWS_OF_BOTH(softmax, FSM_SOFTMAX, BIT(X) | BIT(OUT), STORE)
 KNOWN_ROWS_OF_BOTH(log_softmax, FSM_LOG_SOFTMAX, BIT(X) | BIT(OUT), KEEP_MAX_OUT)
 KNOWN_ROWS_OF_BOTH(logsumexp, FSM_LOGSUMEXP, BIT(X) | BIT(ROW_OUT), KEEP_MAX_OUT)
 KNOWN_ROWS_OF_BOTH(value_and_grad, FSM_CROSS_ENTROPY, VALUE_AND_GRAD_OPERANDS, KEEP_MAX_OUT | STORE)
-KNOWN_ROWS(short_grad_hess_rows, 1, FSM_GRAD_HESS, GRAD_HESS_OPERANDS, STORE)
-
-typedef void rows_function(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch);
+KNOWN_ROWS(vertical_grad_hess_rows, 1, FSM_GRAD_HESS, GRAD_HESS_OPERANDS, STORE)
 
 static rows_function *rows_function_of(const struct plan *plan)
 {
-    int is_short = plan->vertical && plan->job->n < TRANSPOSED_ROW && plan->panel_groups == 0;
+    int is_vertical = plan->vertical && plan->job->n < TRANSPOSED_ROW && plan->panel_groups == 0;
     int is_one_block = !plan->vertical && plan->blocks == 1 && !plan->streamed;
-    if (!(is_short || is_one_block) || plan->is_scaled || plan->has_dense_targets) return any_rows;
+    if (!(is_vertical || is_one_block) || plan->is_scaled || plan->has_dense_targets) return any_rows;
     switch (plan->operation) {
-    case FSM_SOFTMAX: return is_short ? short_softmax_rows : one_block_softmax_rows;
-    case FSM_LOG_SOFTMAX: return is_short ? short_log_softmax_rows : one_block_log_softmax_rows;
+    case FSM_SOFTMAX: return is_vertical ? vertical_softmax_rows : one_block_softmax_rows;
+    case FSM_LOG_SOFTMAX: return is_vertical ? vertical_log_softmax_rows : one_block_log_softmax_rows;
     case FSM_LOGSUMEXP:
         if (plan->operands != (BIT(X) | BIT(ROW_OUT))) return any_rows;
-        return is_short ? short_logsumexp_rows : one_block_logsumexp_rows;
+        return is_vertical ? vertical_logsumexp_rows : one_block_logsumexp_rows;
     case FSM_CROSS_ENTROPY:
         if (plan->operands != VALUE_AND_GRAD_OPERANDS) return any_rows;
-        return is_short ? short_value_and_grad_rows : one_block_value_and_grad_rows;
-    case FSM_GRAD_HESS: return is_short && plan->operands == GRAD_HESS_OPERANDS ? short_grad_hess_rows : any_rows;
+        return is_vertical ? vertical_value_and_grad_rows : one_block_value_and_grad_rows;
+    case FSM_GRAD_HESS: return is_vertical && plan->operands == GRAD_HESS_OPERANDS ? vertical_grad_hess_rows : any_rows;
     default: return any_rows;
     }
 }
+#else
+static rows_function *rows_function_of(const struct plan *plan)
+{
+    (void)plan;
+    return any_rows;
+}
+#endif
 
 static void rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *losses, void *scratch)
 {

@@ -60,6 +60,13 @@ typedef float native __attribute__((vector_size(VECTOR_BYTES), may_alias));
 #endif
 #endif
 
+/* Whether a fused multiply-add is an instruction; elsewhere it is a call for each lane. */
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#define HAS_FMA 1
+#else
+#define HAS_FMA 0
+#endif
+
 /* a*b + c with one rounding, on every machine. */
 INLINE vec fma_(vec a, vec b, vec c)
 {
