@@ -18,19 +18,20 @@
         if (i_ < (size)) step(i_, (size)-i_, __VA_ARGS__);                                         \
     } while (0)
 
-/* out = value_of(from, ...), which may be the same memory. Vectors are aligned in out but for the first and the last one,
- * which overlap others and are read before these are written: a load of what lies beside a store under a mask has to
- * wait for it (25 cycles on Zen 4), and the next row begins there. */
+/* out = value_of(from, ...), which may be the same memory. Vectors are aligned in out but for the first and the last
+ * one, which overlap others and are read before these are written: a load of what lies beside a store under a mask
+ * has to wait for it (25 cycles on Zen 4), and the next row begins there. */
 #define WRITE_VALUES(size, value_of, from, out, ...)                                               \
     do {                                                                                           \
         if ((size) < LANES) {                                                                      \
             store_first(out, size, value_of(load_first(from, size, 0), __VA_ARGS__));              \
             break;                                                                                 \
         }                                                                                          \
-        ptrdiff_t head_ = (size) >= ALIGNED_STORES ? until_aligned(out, size) : 0, i_ = head_;                            \
+        ptrdiff_t head_ = (size) >= ALIGNED_STORES ? until_aligned(out, size) : 0, i_ = head_;     \
         vec first_ = value_of(load(from), __VA_ARGS__);                                            \
         vec last_ = value_of(load((from) + (size)-LANES), __VA_ARGS__);                            \
-        for (; i_ + LANES <= (size); i_ += LANES) store((out) + i_, value_of(load((from) + i_), __VA_ARGS__)); \
+        for (; i_ + LANES <= (size); i_ += LANES)                                                  \
+            store((out) + i_, value_of(load((from) + i_), __VA_ARGS__));                           \
         if (head_) store(out, first_);                                                             \
         if (i_ < (size)) store((out) + (size)-LANES, last_);                                       \
     } while (0)
@@ -40,7 +41,8 @@
     do {                                                                                           \
         ptrdiff_t i_ = until_aligned(out, size);                                                   \
         if (i_) stream_first(out, i_, value_of(load_first(from, i_, 0), __VA_ARGS__));             \
-        for (; i_ + LANES <= (size); i_ += LANES) stream((out) + i_, value_of(load((from) + i_), __VA_ARGS__)); \
+        for (; i_ + LANES <= (size); i_ += LANES)                                                  \
+            stream((out) + i_, value_of(load((from) + i_), __VA_ARGS__));                          \
         if (i_ < (size))                                                                           \
             stream_first((out) + i_, (size)-i_, value_of(load_first((from) + i_, (size)-i_, 0), __VA_ARGS__)); \
     } while (0)

@@ -269,7 +269,8 @@ static void end_sum(const struct plan *plan, struct group *group, const void *su
 static void write_log_softmax(const struct plan *plan, const struct group *group, ptrdiff_t strip, const real *x,
                               real *out, ptrdiff_t size)
 {
-    vec row_max = in_strip(plan->vertical, &group->row_max, strip), log_sum = in_strip(plan->vertical, &group->log_sum.high, strip);
+    vec row_max = in_strip(plan->vertical, &group->row_max, strip);
+    vec log_sum = in_strip(plan->vertical, &group->log_sum.high, strip);
     if (plan->is_scaled) {
         vec temperature = in_strip(plan->vertical, &group->temperature, strip);
         EACH_VECTOR(size, scaled_log_step, x, out, row_max, log_sum, temperature);
@@ -490,7 +491,8 @@ static void any_rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, r
 }
 
 /* As sum_batch for rows of one chain; `mode` is a constant. */
-INLINE void chains_of_short_batch(const struct plan *plan, struct group *groups, ptrdiff_t count, void *scratch, int mode)
+INLINE void chains_of_short_batch(const struct plan *plan, struct group *groups, ptrdiff_t count, void *scratch,
+                                  int mode)
 {
     for (ptrdiff_t g = 0; g < count; g++) {
         struct chain chain = chain_of_short_rows(plan, &groups[g], group_scratch(plan, scratch, g), mode);
@@ -502,8 +504,8 @@ INLINE void chains_of_short_batch(const struct plan *plan, struct group *groups,
 }
 
 /* As run_batch, where the mode of the sums is a constant. */
-INLINE ptrdiff_t run_vertical_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch,
-                                 int mode)
+INLINE ptrdiff_t run_vertical_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses,
+                                    void *scratch, int mode)
 {
     struct group groups[BATCH_GROUPS];
     struct extremes extremes[BATCH_GROUPS];

@@ -26,7 +26,8 @@
 /* Bytes of the rows of a horizontal group: enough for 16 of a thousand float32, which share the work across lanes. With
  * what is written they stay in a second-level cache; half or a quarter of it takes up to 1.04 and 1.1 times as long. */
 #define GROUP_BYTES ((ptrdiff_t)65536)
-/* The same where their exponentials wait in a thread's own memory (measured with 64 MB: 64 KiB take 1.25 times as long). */
+/* The same where their exponentials wait in a thread's own memory (with 64 MB of output 64 KiB take 1.25 times as
+ * long). */
 #define WAITING_BYTES ((ptrdiff_t)16384)
 /* Bytes of the strips of a batch of short rows: with what is written they fill a first-level cache. */
 #define BATCH_BYTES ((ptrdiff_t)16384)

@@ -246,7 +246,10 @@ INLINE void store_where(real *to, lane_mask wanted, vec value)
 #endif
 }
 
-INLINE vec load_first(const real *from, ptrdiff_t count, real fill) { return load_where(from, first_lanes(count), fill); }
+INLINE vec load_first(const real *from, ptrdiff_t count, real fill)
+{
+    return load_where(from, first_lanes(count), fill);
+}
 INLINE void store_first(real *to, ptrdiff_t count, vec value) { store_where(to, first_lanes(count), value); }
 
 /* All lanes, or the first `count`: a loop's body serves its whole vectors and its tail. */

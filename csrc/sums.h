@@ -458,8 +458,10 @@ INLINE vec add(vec a, vec b) { return a + b; }
     INLINE type name(const type *field, ptrdiff_t count, ptrdiff_t most)                           \
     {                                                                                              \
         type of_row[LANES];                                                                        \
-        for (ptrdiff_t r = 0; r < most; r++)                                                       \
-            of_row[r] = *(const type *)((const char *)field + (r < count ? r : 0) * (ptrdiff_t)sizeof(struct row_sums)); \
+        for (ptrdiff_t r = 0; r < most; r++) {                                                     \
+            ptrdiff_t row = r < count ? r : 0;                                                     \
+            of_row[r] = *(const type *)((const char *)field + row * (ptrdiff_t)sizeof(struct row_sums)); \
+        }                                                                                          \
         FOLD_LANES(type, of_row, most, first_parts, second_parts, combine)                         \
         return of_row[0];                                                                          \
     }

@@ -164,8 +164,9 @@ INLINE struct extremes gather_transposed(const struct row_pointers *rows, ptrdif
 }
 
 /* Elements [i, i + size) of the strip to each row; `size` and `regular` are constants. */
-INLINE void scatter_elements(const struct row_pointers *rows, ptrdiff_t count, ptrdiff_t first, ptrdiff_t i, const real *strip,
-                             enum last_step last, const struct last_values *values, int size, int regular)
+INLINE void scatter_elements(const struct row_pointers *rows, ptrdiff_t count, ptrdiff_t first, ptrdiff_t i,
+                             const real *strip, enum last_step last, const struct last_values *values, int size,
+                             int regular)
 {
     vec v[SCATTERED];
     for (int step = 0; step < size; step++) v[step] = after_last_step(load(strip + (i + step) * LANES), last, values);
