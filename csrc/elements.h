@@ -20,7 +20,7 @@
 
 /* out = value_of(from, ...), which may be the same memory. Vectors are aligned in out but for the first and the last
  * one, which overlap others and are read before these are written: a load of what lies beside a store under a mask
- * has to wait for it (25 cycles on Zen 4), and the next row begins there. */
+ * has to wait for it (25 cycles on Zen 4), and the next row begins there. A vertical strip is aligned as a whole. */
 #define WRITE_VALUES(size, value_of, from, out, ...)                                               \
     do {                                                                                           \
         if ((size) < LANES) {                                                                      \

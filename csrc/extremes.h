@@ -4,11 +4,12 @@
 
 #include "across_lanes.h"
 
-/* Reals of a strip from which it pays to have all but the first vector aligned (measured with 200 to 1000). */
+/* Reals of a strip from which it pays to have all vectors aligned but the first and the last (measured with 200 to
+ * 1000). */
 #define ALIGNED_LOADS (32 * LANES)
 
-/* The largest element, and one that no element is below, if it is negative (see lower_if_negative). NaN may be passed
- * over: it reaches every result through the sum. */
+/* The largest element, and one that no element is below, if it is negative (see lower_if_negative). A NaN never takes
+ * the place of the largest; it reaches the results through the sum. */
 struct extremes {
     vec max, low;
 };
@@ -54,8 +55,8 @@ NOT_INLINE struct extremes extremes_of_strip(const real *x, ptrdiff_t size)
     /* Four independent chains: one would wait for each max in turn. */
     struct extremes a = no_extremes(), b = a, c = a, d = a;
     if (size < LANES) {
-        a.max = load_first(x, size, -(real)__builtin_inf());
-        a.low = load_first(x, size, 0);
+        a.max = max(load_first(x, size, -(real)__builtin_inf()), a.max);
+        a.low = lower_if_negative(load_first(x, size, 0), a.low);
         return a;
     }
     c = with_elements(c, load(x));

@@ -66,8 +66,10 @@ INLINE ptrdiff_t strip_size(const struct plan *plan, ptrdiff_t block)
 /* Whether none of the strips [first, end) has a row that must be clamped. */
 INLINE int are_unclamped(const struct plan *plan, const struct group *group, ptrdiff_t first, ptrdiff_t end)
 {
-    if (plan->vertical || end - first == group->count) return !any_lane(group->clamped & first_lanes(group->count));
-    return !is_set(group->clamped, first);
+    if (plan->vertical) return !any_lane(group->clamped);
+    for (ptrdiff_t strip = first; strip < end; strip++)
+        if (is_set(group->clamped, strip)) return 0;
+    return 1;
 }
 
 /* Where element i of the row in this lane lies in the row's strip. */
@@ -76,6 +78,7 @@ INLINE ptrdiff_t index_in_strip(const struct plan *plan, ptrdiff_t lane, ptrdiff
     return plan->vertical ? i * LANES + lane : i;
 }
 
+/* Aligned to 64 bytes, as all that is counted in strips and groups: no vertical strip has a vector to be cut. */
 INLINE real *strip_memory(const struct plan *plan, void *scratch, enum strip_use use)
 {
     return (real *)(void *)((char *)scratch + use * plan->strip_bytes);

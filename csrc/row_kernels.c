@@ -34,7 +34,7 @@ static const real *x_of_strip(const struct plan *plan, const struct group *group
     return read_x(plan, group, block, strip, scratch);
 }
 
-/* ---- Phase 1: the max, and the smallest with it ------------------------------------------------ */
+/* ---- Phase 1: the max, and how low the row reaches ------------------------------------------------ */
 
 static void max_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *extremes_out,
                       void *scratch)
@@ -167,7 +167,7 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
         }
         if (plan->has_dense_targets) strips.second = read_dense_targets(plan, group, block, s, scratch);
         else if (has_second) strips.second = read_second(plan, group, block, s, scratch);
-        /* The sum of g alone. */
+        /* The sum of g alone; where there is a second operand the strips come one by one. */
         if (operation == FSM_LOG_SOFTMAX_VJP) strips.x[s] = NULL;
         sums_function *function = are_unclamped(plan, group, s, strips.end) ? unclamped(sums_of) : sums_of;
         function(&strips, is_total ? sums : of_row);
@@ -503,7 +503,7 @@ INLINE void chains_of_short_batch(const struct plan *plan, struct group *groups,
         groups[g].sums.total = sum_of_chain(groups[g].sums.total.high, groups[g].sums.total.low, mode);
 }
 
-/* As run_batch, where the mode of the sums is a constant. */
+/* As run_batch for transposed rows; the mode of a short row's one chain is a constant. */
 INLINE ptrdiff_t run_vertical_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses,
                                     void *scratch, int mode)
 {
@@ -527,8 +527,8 @@ INLINE ptrdiff_t run_vertical_batch(const struct plan *plan, ptrdiff_t first, pt
 typedef void rows_function(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch);
 
 /* Most of what is done for a group besides its elements is to ask the plan what to do. For the commonest jobs, of
- * short rows in vertical groups or of one block in horizontal ones, the answers are constants, and `flatten` puts all
- * that asks where the compiler sees them. `mode` is that of the sums. (Where the arithmetic itself is slow, the
+ * transposed rows in vertical groups or of one block in horizontal ones, the answers are constants, and `flatten` puts
+ * all that asks where the compiler sees them. `mode` is that of the sums. (Where the arithmetic itself is slow, the
  * copies would be half of the library and not worth it.) */
 #if HAS_FMA
 #define KNOWN_ROWS(name, is_vertical, known_operation, known_operands, mode)                       \

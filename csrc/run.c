@@ -101,11 +101,13 @@ static void plan_horizontal(struct plan *plan, const struct kernels *kernels, in
     int waits = exponentials_wait(job->operation);
     plan->streamed = (job->operation == FSM_LOG_SOFTMAX || (waits && row_bytes <= STREAM_ROW_BYTES)) &&
                      has(plan, FSM_OUT) && out->axis_stride == itemsize && row_bytes * job->rows >= STREAM_BYTES;
-    /* As many rows as share the work across lanes, but as many groups for each thread. */
+    /* As many rows of one block as share the work across lanes, a power of two of them: summed losses go by pieces of
+     * 16 rows or a multiple, which are to be whole groups. But two groups or more for each thread. */
     ptrdiff_t group_bytes = plan->streamed && waits ? WAITING_BYTES : GROUP_BYTES;
-    ptrdiff_t most_rows = at_least_one(least(group_bytes / row_bytes, kernels->lanes));
-    ptrdiff_t groups = round_up((job->rows - 1) / most_rows + 1, threads);
-    plan->group_rows = (job->rows - 1) / groups + 1;
+    plan->group_rows = job->n <= BLOCK ? kernels->lanes : 1;
+    while (plan->group_rows > 1 && (plan->group_rows * row_bytes > group_bytes ||
+                                    (threads > 1 && plan->group_rows * 2 * threads > job->rows)))
+        plan->group_rows /= 2;
     /* Longer rows would push each other out of the second-level cache; others are read from a copy. */
     if (x->axis_stride == itemsize && !plan->is_weighted && job->shape[last] > plan->group_rows &&
         plan->group_rows * row_bytes <= PREFETCH_BYTES)

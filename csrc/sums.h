@@ -427,7 +427,7 @@ INLINE void sums_of_strips(const struct sum_strips *strips, struct row_sums sums
         if (mode & STORE) strip.e = strips->e[s];
         if (mode & (TARGETS | WEIGHTED | PRODUCTS)) strip.second = strips->second;
         if (!(mode & PRODUCTS)) strip.shift = shift_in_strip(strips->vertical, strips->shift, s, mode & SCALED);
-        strip.row_max = mode & (KEEP_MAX_OUT) ? in_strip(strips->vertical, strips->row_max, s) : no_elements;
+        strip.row_max = mode & KEEP_MAX_OUT ? in_strip(strips->vertical, strips->row_max, s) : no_elements;
         struct row_sums found;
         if (strips->vertical) found = vertical_sums(&strip, strips->is_short, mode);
         else if (strips->is_short && !(mode & ~SINGLE_ROW_MODES)) found = short_horizontal_sums(&strip, mode);

@@ -145,8 +145,8 @@ INLINE struct extremes gather_pieces(const struct row_pointers *rows, ptrdiff_t 
     return found;
 }
 
-/* Elements [first, first + length) of rows that can be transposed to steps of a vertical strip; returns the largest
- * and the smallest of each row. */
+/* Elements [first, first + length) of rows that can be transposed to steps of a vertical strip; returns the extremes
+ * of each row. */
 INLINE struct extremes gather_transposed(const struct row_pointers *rows, ptrdiff_t first, ptrdiff_t length,
                                          real *strip)
 {

@@ -96,10 +96,10 @@ INLINE struct exponential shifted_exp(vec x, const struct exp_shift *shift, int 
     return exp_of_reduced(reduce(x, shift, scaled, unclamped));
 }
 
-/* The rows whose exponentials would not be the same unclamped. */
-INLINE lane_mask needs_clamp(const struct exp_shift *shift, vec row_min)
+/* The rows whose exponentials might not be the same unclamped; no element of a row is below row_low. */
+INLINE lane_mask needs_clamp(const struct exp_shift *shift, vec row_low)
 {
-    return ~(equal(shift->subtract, splat(0)) & less(shift->lowest, row_min));
+    return ~(equal(shift->subtract, splat(0)) & less(shift->lowest, row_low));
 }
 
 /* temperature and the fields that belong to it are left alone where not scaled. */

@@ -579,3 +579,15 @@ def test_the_only_probability_is_exactly_one(dtype, rows, n, others):
         x = np.where(np.arange(n) == rng.integers(0, n, (rows, 1)), largest, largest + others).astype(dtype)
         for p in (fsm.softmax(x), fsm.softmax(np.asfortranarray(x.T), axis=0).T, fsm.softmax(x.T.copy(), axis=0).T):
             np.testing.assert_array_equal(p.max(axis=-1), 1)
+
+
+@pytest.mark.parametrize("tail", range(2, 17))
+def test_a_nan_beside_the_max_in_a_short_last_block(dtype, tail):
+    """log_softmax_vjp goes by elements: a NaN leaves the others as they are, and the max must be found beside it."""
+    n = 4096 + tail
+    logp = np.full(n, -80 if dtype == np.float32 else -400, dtype)
+    logp[4096] = 0
+    for position in range(4097, n):
+        row = logp.copy()
+        row[position] = NAN
+        assert fsm.log_softmax_vjp(row, np.ones(n, dtype))[4096] == 1 - n

@@ -160,7 +160,7 @@ cdef inline bint are_apart(ndarray a, ndarray b) noexcept:
 cdef inline bint are_the_same(ndarray a, ndarray b) noexcept:
     """Of the same shape and dtype, every element of one lies where it lies in the other."""
     for d in range(PyArray_NDIM(a)):
-        if PyArray_STRIDES(a)[d] != PyArray_STRIDES(b)[d]:
+        if PyArray_STRIDES(a)[d] != PyArray_STRIDES(b)[d] and PyArray_DIMS(a)[d] > 1:
             return False
     return PyArray_DATA(a) == PyArray_DATA(b)
 
