@@ -180,18 +180,6 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
                           sums);
 }
 
-/* The one chain of a plain job's short rows; `mode` is a constant. */
-INLINE struct chain chain_of_short_rows(const struct plan *plan, const struct group *group, void *scratch, int mode)
-{
-    struct sum_strip strip;
-    strip.length = plan->job->n;
-    strip.shift = group->shift;
-    strip.row_max = group->row_max;
-    strip.x = strip.e = strip_memory(plan, scratch, STRIP_X);
-    return any_lane(group->clamped) ? vertical_chain(&strip, 0, 1, mode)
-                                    : vertical_chain(&strip, 0, 1, mode | UNCLAMPED);
-}
-
 static void write_selected(const struct plan *plan, const struct group *group)
 {
     const struct fsm_job *job = plan->job;
@@ -490,6 +478,21 @@ static void any_rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, r
     if (plan->streamed || plan->streams_panels) stream_fence();
 }
 
+typedef void rows_function(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch);
+
+#if HAS_FMA
+/* The one chain of a plain job's short rows; `mode` is a constant. */
+INLINE struct chain chain_of_short_rows(const struct plan *plan, const struct group *group, void *scratch, int mode)
+{
+    struct sum_strip strip;
+    strip.length = plan->job->n;
+    strip.shift = group->shift;
+    strip.row_max = group->row_max;
+    strip.x = strip.e = strip_memory(plan, scratch, STRIP_X);
+    return any_lane(group->clamped) ? vertical_chain(&strip, 0, 1, mode)
+                                    : vertical_chain(&strip, 0, 1, mode | UNCLAMPED);
+}
+
 /* As sum_batch for rows of one chain; `mode` is a constant. */
 INLINE void chains_of_short_batch(const struct plan *plan, struct group *groups, ptrdiff_t count, void *scratch,
                                   int mode)
@@ -524,13 +527,10 @@ INLINE ptrdiff_t run_vertical_batch(const struct plan *plan, ptrdiff_t first, pt
     return end;
 }
 
-typedef void rows_function(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch);
-
 /* Most of what is done for a group besides its elements is to ask the plan what to do. For the commonest jobs, of
  * transposed rows in vertical groups or of one block in horizontal ones, the answers are constants, and `flatten` puts
  * all that asks where the compiler sees them. `mode` is that of the sums. (Where the arithmetic itself is slow, the
  * copies would be half of the library and not worth it.) */
-#if HAS_FMA
 #define KNOWN_ROWS(name, is_vertical, known_operation, known_operands, mode)                       \
     static __attribute__((flatten)) void name(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, \
                                               real *losses, void *scratch)                         \
