@@ -546,12 +546,12 @@ INLINE ptrdiff_t run_vertical_batch(const struct plan *plan, ptrdiff_t first, pt
         known.is_scaled = known.is_weighted = known.has_dense_targets = known.streamed = 0;        \
         for (ptrdiff_t row = first; row < last;) {                                                 \
             real *row_losses = losses ? losses + (row - first) : NULL;                             \
-            row = is_vertical ? run_vertical_batch(&known, row, last, row_losses, scratch, mode)      \
+            row = is_vertical ? run_vertical_batch(&known, row, last, row_losses, scratch, mode)   \
                               : run_batch(&known, row, last, row_losses, scratch);                 \
         }                                                                                          \
     }
 #define KNOWN_ROWS_OF_BOTH(name, operation, operands, mode)                                        \
-    KNOWN_ROWS(vertical_##name##_rows, 1, operation, operands, mode)                                  \
+    KNOWN_ROWS(vertical_##name##_rows, 1, operation, operands, mode)                               \
     KNOWN_ROWS(one_block_##name##_rows, 0, operation, operands, mode)
 #define BIT(name) (1u << FSM_##name)
 #define VALUE_AND_GRAD_OPERANDS (BIT(X) | BIT(OUT) | BIT(LABELS))

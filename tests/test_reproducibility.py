@@ -374,3 +374,20 @@ def test_sums_do_not_depend_on_layout_or_gradient(dtype):
                 fsm.softmax_cross_entropy(np.ascontiguousarray(rows.x.T), rows.labels, 0, reduction=reduction),
             ):
                 assert_same_bytes([got], [loss], (count, n, reduction))
+
+
+@pytest.mark.parametrize("count", [32, 133])
+@pytest.mark.parametrize("n", [64, 65, 127, 128, 131, 160, 191, 192, 200, 255, 256])
+def test_rows_transposed_or_not(isa, dtype, n, count):
+    """Many rows of middling length are transposed, few are not: the same rows, all at once and three by three."""
+    rows = cases.make_rows(count, n, dtype, special=True)
+
+    def results(part):
+        x, labels = rows.x[part], rows.labels[part]
+        loss, gradient = fsm.softmax_cross_entropy_value_and_grad(x, labels, reduction="none")
+        alone = fsm.softmax_cross_entropy(x, labels, reduction="none")
+        chosen = fsm.selected_log_softmax(x, labels)
+        return fsm.softmax(x), fsm.log_softmax(x), fsm.logsumexp(x), loss, gradient, alone, chosen
+
+    parts = [results(slice(first, first + 3)) for first in range(0, count, 3)]
+    assert_same_bytes(results(slice(None)), [np.concatenate(pieces) for pieces in zip(*parts, strict=True)], isa)
