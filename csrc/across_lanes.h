@@ -2,7 +2,7 @@
 #ifndef FASTSOFTMAX_ACROSS_LANES_H
 #define FASTSOFTMAX_ACROSS_LANES_H
 
-#include "simd.h"
+#include "pair.h"
 
 /* of_row[0] becomes what the lanes of each row's vectors combine to, row r's in lane r. They
  * are combined in halves, as vertical_sums of sums.h adds its chains; at every step two vectors become
@@ -23,5 +23,17 @@
         else if ((count) <= 8 && LANES > 8) { CALL(8) }                                            \
         else { CALL(LANES) }                                                                       \
     } while (0)
+
+/* A value of each row as the vectors of a strip need it: a vertical strip has a row in each lane, a horizontal
+ * one the row of that number in all of them. */
+INLINE vec in_strip(int vertical, const vec *values, ptrdiff_t strip)
+{
+    return vertical ? *values : splat(((const real *)values)[strip]);
+}
+
+INLINE struct pair pair_in_strip(int vertical, const struct pair *values, ptrdiff_t strip)
+{
+    return (struct pair){in_strip(vertical, &values->high, strip), in_strip(vertical, &values->low, strip)};
+}
 
 #endif

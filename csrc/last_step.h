@@ -1,8 +1,8 @@
-/* What is left to do with an element of a vertical group while it is written. */
+/* What is left to do with an element while it is written. */
 #ifndef FASTSOFTMAX_LAST_STEP_H
 #define FASTSOFTMAX_LAST_STEP_H
 
-#include "pair.h"
+#include "across_lanes.h"
 
 enum last_step { COPY, SCALE, SCALE_OR_ONE, TO_LOG };
 
@@ -18,6 +18,20 @@ struct last_values {
         };
     };
 };
+
+/* Those of the row of this number, in every lane. */
+INLINE struct last_values last_values_in_strip(const struct last_values *values, ptrdiff_t strip, enum last_step step)
+{
+    struct last_values result;
+    if (step == TO_LOG) {
+        result.row_max = in_strip(0, &values->row_max, strip);
+        result.log_sum = in_strip(0, &values->log_sum, strip);
+    } else {
+        result.factor = pair_in_strip(0, &values->factor, strip);
+        result.certain_above = in_strip(0, &values->certain_above, strip);
+    }
+    return result;
+}
 
 INLINE vec scaled(vec e, struct pair factor) { return fma_(e, factor.high, e * factor.low); }
 

@@ -197,6 +197,13 @@ static void write_at_labels(const struct plan *plan, const struct group *group, 
     }
 }
 
+/* The same for whole rows of a group in their place. */
+static void write_at_label_of_rows(const struct group *group)
+{
+    for (ptrdiff_t lane = 0; lane < group->count; lane++)
+        *element(&group->rows[FSM_OUT], lane, group->label[lane]) = group->at_label[lane];
+}
+
 static void write_gradient(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t strip,
                            const real *e, real *out, void *scratch)
 {

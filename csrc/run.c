@@ -92,6 +92,19 @@ static int exponentials_wait(enum fsm_operation operation)
     return operation == FSM_SOFTMAX || operation == FSM_CROSS_ENTROPY;
 }
 
+/* Nothing but exponentials are summed, of logits that are read where they lie. */
+static int sums_exponentials_alone(const struct plan *plan)
+{
+    switch (plan->operation) {
+    case FSM_SOFTMAX:
+    case FSM_LOG_SOFTMAX:
+    case FSM_SELECT: return 1;
+    case FSM_LOGSUMEXP: return !plan->is_weighted;
+    case FSM_CROSS_ENTROPY: return !plan->has_dense_targets;
+    default: return 0;
+    }
+}
+
 static void plan_horizontal(struct plan *plan, const struct kernels *kernels, int threads)
 {
     const struct fsm_job *job = plan->job;
@@ -112,19 +125,9 @@ static void plan_horizontal(struct plan *plan, const struct kernels *kernels, in
     if (x->axis_stride == itemsize && !plan->is_weighted && job->shape[last] > plan->group_rows &&
         plan->group_rows * row_bytes <= PREFETCH_BYTES)
         plan->ahead = plan->group_rows * x->strides[last] / itemsize;
-}
-
-/* Nothing but exponentials are summed, of logits that are read where they lie. */
-static int sums_exponentials_alone(const struct plan *plan)
-{
-    switch (plan->operation) {
-    case FSM_SOFTMAX:
-    case FSM_LOG_SOFTMAX:
-    case FSM_SELECT: return 1;
-    case FSM_LOGSUMEXP: return !plan->is_weighted;
-    case FSM_CROSS_ENTROPY: return !plan->has_dense_targets;
-    default: return 0;
-    }
+    plan->overlaps = sums_exponentials_alone(plan) && !plan->is_scaled && !plan->streamed &&
+                     job->n >= kernels->short_row && x->axis_stride == itemsize &&
+                     (!writes_elements(plan) || out->axis_stride == itemsize);
 }
 
 /* Whether rows are transposed. A single short row takes less time if its sum is found element by element, instead of
@@ -153,7 +156,7 @@ static void make_plan(struct plan *plan, struct fsm_job *job, const struct kerne
     plan->has_dense_targets =
         job->operation == FSM_CROSS_ENTROPY && (has(plan, FSM_SECOND) || job->label_smoothing != 0);
     plan->blocks = (job->n + BLOCK - 1) / BLOCK;
-    plan->streamed = plan->writes_panels = plan->streams_panels = 0;
+    plan->streamed = plan->overlaps = plan->writes_panels = plan->streams_panels = 0;
     plan->skew = plan->ahead = plan->panel_groups = 0;
     plan->batch_groups = 1;
     int columns = are_columns(job, &job->operands[FSM_X], kernels->lanes);

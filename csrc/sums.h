@@ -11,7 +11,7 @@
 #ifndef FASTSOFTMAX_SUMS_H
 #define FASTSOFTMAX_SUMS_H
 
-#include "across_lanes.h"
+#include "alongside.h"
 #include "vector_exp.h"
 
 #define CHAINS ((ptrdiff_t)(512 / REAL_BITS))
@@ -26,18 +26,6 @@
 #define ALIGNED_SUMS (32 * LANES)
 
 static const vec no_elements = {0};
-
-/* A value of each row as the vectors of a strip need it: a vertical strip has a row in each lane, a horizontal
- * one the row of that number in all of them. */
-INLINE vec in_strip(int vertical, const vec *values, ptrdiff_t strip)
-{
-    return vertical ? *values : splat(((const real *)values)[strip]);
-}
-
-INLINE struct pair pair_in_strip(int vertical, const struct pair *values, ptrdiff_t strip)
-{
-    return (struct pair){in_strip(vertical, &values->high, strip), in_strip(vertical, &values->low, strip)};
-}
 
 INLINE struct exp_shift shift_in_strip(int vertical, const struct exp_shift *shift, ptrdiff_t strip, int scaled)
 {
@@ -289,11 +277,12 @@ INLINE struct chain vertical_chain(const struct sum_strip *strip, ptrdiff_t firs
     return chain;
 }
 
-/* The chains of a horizontal strip over whole vectors from number i on; returns the number of the first real that is
- * left. */
-INLINE ptrdiff_t horizontal_chains(struct chain chains[], const struct sum_strip *strip, ptrdiff_t i, int mode)
+/* The chains of a horizontal strip over whole vectors from number i on, up to `end` at most, together with what is done
+ * alongside, if anything; returns the number of the first real that is left. */
+INLINE ptrdiff_t horizontal_chains(struct chain chains[], const struct sum_strip *strip, ptrdiff_t i, ptrdiff_t end,
+                                   int mode, struct strip_alongside *alongside, struct writing writing)
 {
-    ptrdiff_t end = i + (strip->length - i) / CHAINS * CHAINS;
+    end = i + (end - i) / CHAINS * CHAINS;
     lane_mask all = first_lanes(LANES);
     if (mode & PRODUCTS) {
         for (; i < end; i += CHAINS)
@@ -304,11 +293,13 @@ INLINE ptrdiff_t horizontal_chains(struct chain chains[], const struct sum_strip
     struct step step = read_step(strip, i, all, 1, mode);
     for (; i < end; i += CHAINS) {
         /* CHAINS reals are a line of memory. The sums leave the memory idle, the max would wait for it. */
-        prefetch(strip->x + i + strip->ahead);
+        if (!alongside) prefetch(strip->x + i + strip->ahead);
         for (int c = 0; c < CHAIN_VECTORS; c++) {
             ptrdiff_t at = i + c * LANES, following = at + LANES < end ? at + LANES : at;
             struct step next = read_step(strip, following, all, 1, mode);
+            if (alongside) read_alongside(alongside);
             add_step(&chains[c], strip, step, at, all, 1, mode);
+            if (alongside && writing.last != COPY) write_alongside(alongside, writing);
             step = next;
         }
     }
@@ -391,7 +382,8 @@ INLINE struct pair rotated(struct pair pair, ptrdiff_t count)
  * What is absent before the first element and after the last one has an exponential of 0 and changes no bit of a
  * chain. So the vectors may begin before the row does, where they fill lines of memory: the chains then lie in
  * other lanes until their end. */
-INLINE struct row_sums horizontal_sums(const struct sum_strip *strip, int mode)
+INLINE struct row_sums horizontal_sums(const struct sum_strip *strip, int mode, struct strip_alongside *alongside,
+                                       struct writing writing)
 {
     struct chain chains[CHAIN_VECTORS];
     for (int c = 0; c < CHAIN_VECTORS; c++) chains[c] = new_chain(mode);
@@ -399,7 +391,17 @@ INLINE struct row_sums horizontal_sums(const struct sum_strip *strip, int mode)
     ptrdiff_t head = begins_early ? until_aligned(mode & STORE ? strip->e : strip->x, strip->length) : 0;
     ptrdiff_t before = head ? LANES - head : 0;
     if (head) partial_step(&chains[0], strip, -before, ~first_lanes(before), mode);
-    ptrdiff_t i = horizontal_chains(chains, strip, head, mode);
+    ptrdiff_t i = head;
+    if (alongside) {
+        ptrdiff_t whole = (strip->length - i) / LANES, shared = vectors_alongside(alongside, writing);
+        ptrdiff_t end = i + (whole < shared ? whole : shared) * LANES;
+        i = horizontal_chains(chains, strip, i, end, mode, alongside, writing);
+        end_alongside(alongside, writing);
+        for (; i + CHAINS <= strip->length; i += CHAINS)
+            for (int c = 0; c < CHAIN_VECTORS; c++) whole_step(&chains[c], strip, i + c * LANES, mode);
+    } else {
+        i = horizontal_chains(chains, strip, i, strip->length, mode, NULL, writing);
+    }
     for (int c = 0; c < CHAIN_VECTORS; c++) {
         ptrdiff_t left = strip->length - i - c * LANES;
         if (left >= LANES) whole_step(&chains[c], strip, i + c * LANES, mode);
@@ -416,28 +418,50 @@ INLINE struct row_sums horizontal_sums(const struct sum_strip *strip, int mode)
     return totals[0];
 }
 
+/* A copy of what concerns one strip, where the compiler sees that no store changes it. */
+INLINE struct sum_strip strip_of(const struct sum_strips *strips, ptrdiff_t s, int mode)
+{
+    struct sum_strip strip;
+    strip.length = strips->length;
+    strip.ahead = strips->ahead;
+    strip.x = strips->x[s];
+    if (mode & STORE) strip.e = strips->e[s];
+    if (mode & (TARGETS | WEIGHTED | PRODUCTS)) strip.second = strips->second;
+    if (!(mode & PRODUCTS)) strip.shift = shift_in_strip(strips->vertical, strips->shift, s, mode & SCALED);
+    strip.row_max = mode & KEEP_MAX_OUT ? in_strip(strips->vertical, strips->row_max, s) : no_elements;
+    return strip;
+}
+
 /* Of every strip, each row's in its place; what the mode does not sum is left alone. */
 INLINE void sums_of_strips(const struct sum_strips *strips, struct row_sums sums[], int mode)
 {
     for (ptrdiff_t s = strips->first; s < strips->end; s++) {
-        struct sum_strip strip; /* a copy, where the compiler sees that no store changes it */
-        strip.length = strips->length;
-        strip.ahead = strips->ahead;
-        strip.x = strips->x[s];
-        if (mode & STORE) strip.e = strips->e[s];
-        if (mode & (TARGETS | WEIGHTED | PRODUCTS)) strip.second = strips->second;
-        if (!(mode & PRODUCTS)) strip.shift = shift_in_strip(strips->vertical, strips->shift, s, mode & SCALED);
-        strip.row_max = mode & KEEP_MAX_OUT ? in_strip(strips->vertical, strips->row_max, s) : no_elements;
+        struct sum_strip strip = strip_of(strips, s, mode);
         struct row_sums found;
         if (strips->vertical) found = vertical_sums(&strip, strips->is_short, mode);
         else if (strips->is_short && !(mode & ~SINGLE_ROW_MODES)) found = short_horizontal_sums(&strip, mode);
-        else found = horizontal_sums(&strip, mode);
+        else found = horizontal_sums(&strip, mode, NULL, no_writing);
         sums[s].total = found.total;
         if (mode & KEEP_MAX_OUT) sums[s].ties = found.ties;
         if (mode & (TARGETS | PRODUCTS)) {
             sums[s].cost = found.cost;
             sums[s].mass = found.mass;
         }
+    }
+}
+
+/* The same of horizontal strips of SHORT_ROW elements or more, for the modes of PLAIN_MODES. */
+#define PLAIN_MODES (STORE | KEEP_MAX_OUT | UNCLAMPED)
+INLINE void sums_with_alongside(const struct sum_strips *strips, struct row_sums sums[],
+                                const struct strips_alongside *alongside, int mode, struct writing writing)
+{
+    for (ptrdiff_t s = strips->first; s < strips->end; s++) {
+        struct sum_strip strip = strip_of(strips, s, mode);
+        struct strip_alongside strip_alongside = begin_alongside(alongside, s, strip.length, writing);
+        struct row_sums found = horizontal_sums(&strip, mode, &strip_alongside, writing);
+        sums[s].total = found.total;
+        if (mode & KEEP_MAX_OUT) sums[s].ties = found.ties;
+        alongside->extremes[s] = strip_alongside.extremes;
     }
 }
 

@@ -1,0 +1,98 @@
+/* What is done alongside the sum of a row: the max of the row that lies a group further on, and the writing of
+ * the one that lies a group back. The sum waits for arithmetic, these two for memory: in one loop they take
+ * hardly longer than the sum alone. */
+#ifndef FASTSOFTMAX_ALONGSIDE_H
+#define FASTSOFTMAX_ALONGSIDE_H
+
+#include "extremes.h"
+#include "last_step.h"
+
+/* How a row is written: `last` as in last_step.h, but COPY where nothing is written alongside. A constant. */
+struct writing {
+    enum last_step last;
+    int streamed; /* past the caches */
+};
+
+static const struct writing no_writing = {COPY, 0};
+
+/* Of each row of a horizontal group, all of one length. */
+struct strips_alongside {
+    const real *next[LANES]; /* what the extremes are found of */
+    struct extremes *extremes;
+    const real *from[LANES];
+    real *to[LANES];
+    struct last_values values;
+};
+
+/* Of one of them. */
+struct strip_alongside {
+    ptrdiff_t length, read, written; /* reals: in all, and done */
+    const real *next, *from;
+    real *to;
+    struct last_values values;
+    struct extremes extremes;
+    vec first, last; /* values of the row that is written: its whole vectors are aligned but for these */
+};
+
+INLINE vec value_alongside(const struct strip_alongside *strip, ptrdiff_t at, struct writing writing)
+{
+    return after_last_step(load(strip->from + at), writing.last, &strip->values);
+}
+
+INLINE void write_alongside(struct strip_alongside *strip, struct writing writing)
+{
+    vec value = value_alongside(strip, strip->written, writing);
+    if (writing.streamed) stream(strip->to + strip->written, value);
+    else store(strip->to + strip->written, value);
+    strip->written += LANES;
+}
+
+INLINE void read_alongside(struct strip_alongside *strip)
+{
+    strip->extremes = with_elements(strip->extremes, load(strip->next + strip->read));
+    strip->read += LANES;
+}
+
+/* The strips have a vector or more of elements. */
+INLINE struct strip_alongside begin_alongside(const struct strips_alongside *strips, ptrdiff_t s, ptrdiff_t length,
+                                              struct writing writing)
+{
+    struct strip_alongside strip;
+    strip.length = length;
+    strip.next = strips->next[s];
+    strip.read = until_aligned(strip.next, length);
+    strip.extremes = with_elements(with_elements(no_extremes(), load(strip.next)), load(strip.next + length - LANES));
+    if (writing.last == COPY) return strip;
+    strip.from = strips->from[s];
+    strip.to = strips->to[s];
+    strip.values = last_values_in_strip(&strips->values, s, writing.last);
+    strip.written = until_aligned(strip.to, length);
+    strip.first = value_alongside(&strip, 0, writing);
+    strip.last = value_alongside(&strip, length - LANES, writing);
+    return strip;
+}
+
+/* How many vectors are left of both, at least. */
+INLINE ptrdiff_t vectors_alongside(const struct strip_alongside *strip, struct writing writing)
+{
+    ptrdiff_t done = writing.last != COPY && strip->written > strip->read ? strip->written : strip->read;
+    return (strip->length - done) / LANES;
+}
+
+INLINE void end_alongside(struct strip_alongside *strip, struct writing writing)
+{
+    while (strip->read + LANES <= strip->length) read_alongside(strip);
+    if (writing.last == COPY) return;
+    while (strip->written + LANES <= strip->length) write_alongside(strip, writing);
+    ptrdiff_t head = until_aligned(strip->to, strip->length), left = strip->length - strip->written;
+    if (writing.streamed) {
+        if (head) stream_first(strip->to, head, strip->first);
+        /* The last `left` lanes of the last vector, from lane 0 on. */
+        if (left) stream_first(strip->to + strip->written, left, rotate(strip->last, LANES - left));
+    } else {
+        if (head) store(strip->to, strip->first);
+        if (left) store(strip->to + strip->length - LANES, strip->last);
+    }
+}
+
+#endif

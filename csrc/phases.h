@@ -1,0 +1,335 @@
+/* The three phases of a group, each over a block of its rows: the max, the sums, the output; and what comes between
+ * them. */
+#ifndef FASTSOFTMAX_PHASES_H
+#define FASTSOFTMAX_PHASES_H
+
+#include "group.h"
+#include "logsumexp.h"
+#include "losses.h"
+
+static void begin(const struct plan *plan, struct group *group, ptrdiff_t first, ptrdiff_t last)
+{
+    begin_rows(plan, group, first, last);
+    if (plan->operation == FSM_CROSS_ENTROPY || plan->operation == FSM_GRAD_HESS)
+        read_targets(plan, group);
+}
+
+static const real *x_of_strip(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t strip,
+                              void *scratch)
+{
+    if (stays_in_scratch(plan)) return strip_memory(plan, scratch, STRIP_X);
+    return read_x(plan, group, block, strip, scratch);
+}
+
+/* ---- Phase 1: the max, and how low the row reaches ------------------------------------------------ */
+
+static void max_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *extremes_out,
+                      void *scratch)
+{
+    struct extremes of_strip[LANES], *result = extremes_out;
+    ptrdiff_t count = strips(plan, group), size = strip_size(plan, block);
+    for (ptrdiff_t strip = 0; strip < count; strip++)
+        of_strip[strip] = extremes_of_strip(x_of_strip(plan, group, block, strip, scratch), size);
+    *result = plan->vertical ? of_strip[0] : extremes_across_lanes(of_strip, count);
+}
+
+static void max_of_blocks(const struct plan *plan, const struct group *group, struct extremes *extremes, void *scratch)
+{
+    max_phase(plan, group, 0, extremes, scratch);
+    for (ptrdiff_t block = 1; block < plan->blocks; block++) {
+        struct extremes of_block;
+        max_phase(plan, group, block, &of_block, scratch);
+        *extremes = join(*extremes, of_block);
+    }
+}
+
+/* Whether some row's others may sum to so little that end_softmax finds its max certain: not
+ * where each of them is more than 2**-MANTISSA_BITS of the max. */
+INLINE int may_be_certain(const struct plan *plan, struct extremes of_row)
+{
+    vec bound = splat((real)MANTISSA_BITS * LN2);
+    return plan->is_scaled || plan->job->n == 1 || any_lane(~less(of_row.max - of_row.low, bound));
+}
+
+static void end_max(const struct plan *plan, struct group *group, const void *extremes, ptrdiff_t count)
+{
+    const struct extremes *of_block = extremes;
+    struct extremes of_row = of_block[0];
+    for (ptrdiff_t block = 1; block < count; block++) of_row = join(of_row, of_block[block]);
+    of_row.low = negative_part(of_row.low);
+    vec row_max = of_row.max;
+    if (plan->operation == FSM_LOG_SOFTMAX_VJP) row_max = max(splat(-EXP_LIMIT), min(splat(EXP_LIMIT), row_max));
+    group->row_max = row_max;
+    set_shift(&group->shift, row_max, group->temperature, plan->is_scaled);
+    group->clamped = needs_clamp(&group->shift, of_row.low);
+    group->certain = may_be_certain(plan, of_row);
+    if (keeps_max_out(plan) || group->certain)
+        group->largest = shifted_exp(row_max, &group->shift, plan->is_scaled, 0);
+}
+
+/* ---- Phase 2: the sums ------------------------------------------------------------------ */
+
+/* Each combination in use is a function, and so a loop, of its own. */
+#define SUMS_FUNCTION(name, mode)                                                                  \
+    NOT_INLINE void name(const struct sum_strips *strips, struct row_sums sums[])                  \
+    {                                                                                              \
+        sums_of_strips(strips, sums, mode);                                                        \
+    }
+SUMS_FUNCTION(sums_store, STORE)
+SUMS_FUNCTION(sums_store_unclamped, STORE | UNCLAMPED)
+SUMS_FUNCTION(sums_store_scaled, STORE | SCALED)
+SUMS_FUNCTION(sums_log, KEEP_MAX_OUT)
+SUMS_FUNCTION(sums_log_unclamped, KEEP_MAX_OUT | UNCLAMPED)
+SUMS_FUNCTION(sums_log_scaled, KEEP_MAX_OUT | SCALED)
+SUMS_FUNCTION(sums_log_store, KEEP_MAX_OUT | STORE)
+SUMS_FUNCTION(sums_log_store_unclamped, KEEP_MAX_OUT | STORE | UNCLAMPED)
+SUMS_FUNCTION(sums_targets, KEEP_MAX_OUT | TARGETS)
+SUMS_FUNCTION(sums_targets_store, KEEP_MAX_OUT | TARGETS | STORE)
+SUMS_FUNCTION(sums_weighted, KEEP_MAX_OUT | WEIGHTED)
+SUMS_FUNCTION(sums_products, PRODUCTS)
+
+typedef void sums_function(const struct sum_strips *strips, struct row_sums sums[]);
+
+static sums_function *sums_function_of(const struct plan *plan)
+{
+    switch (plan->operation) {
+    case FSM_SOFTMAX:
+    case FSM_GRAD_HESS: return plan->is_scaled ? sums_store_scaled : sums_store;
+    case FSM_CROSS_ENTROPY:
+        if (plan->has_dense_targets) return has(plan, FSM_OUT) ? sums_targets_store : sums_targets;
+        return has(plan, FSM_OUT) ? sums_log_store : sums_log;
+    case FSM_SOFTMAX_VJP:
+    case FSM_LOG_SOFTMAX_VJP: return sums_products;
+    default:
+        if (plan->is_weighted) return sums_weighted;
+        return plan->is_scaled ? sums_log_scaled : sums_log;
+    }
+}
+
+static sums_function *unclamped(sums_function *function)
+{
+    if (function == sums_store) return sums_store_unclamped;
+    if (function == sums_log) return sums_log_unclamped;
+    if (function == sums_log_store) return sums_log_store_unclamped;
+    return function;
+}
+
+INLINE int stores_exponentials(const struct plan *plan)
+{
+    switch (plan->operation) {
+    case FSM_SOFTMAX:
+    case FSM_GRAD_HESS: return 1;
+    case FSM_CROSS_ENTROPY: return has(plan, FSM_OUT);
+    default: return 0;
+    }
+}
+
+/* Where a streamed row's exponentials wait for the third phase. */
+static real *waiting_row(const struct plan *plan, ptrdiff_t block, ptrdiff_t strip, void *scratch)
+{
+    return strip_memory(plan, scratch, WHOLE_ROWS) + strip * plan->job->n + block * BLOCK;
+}
+
+static void sum_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *sums_out,
+                      void *scratch)
+{
+    struct row_sums of_row[LANES], *sums = sums_out;
+    enum fsm_operation operation = plan->operation;
+    sums_function *sums_of = sums_function_of(plan);
+    int has_second = plan->has_dense_targets || (operation != FSM_GRAD_HESS && has(plan, FSM_SECOND));
+    const struct row_pointers *out = &group->rows[FSM_OUT];
+    ptrdiff_t first = block * BLOCK, count = strips(plan, group);
+    struct sum_strips strips;
+    strips.vertical = plan->vertical;
+    strips.is_short = plan->job->n < SHORT_ROW;
+    strips.length = block_length(plan, block);
+    strips.ahead = plan->ahead;
+    strips.shift = &group->shift;
+    strips.row_max = &group->row_max;
+    /* A horizontal group of short rows has one row (are_transposed of run.c), and its sums in every lane. */
+    int is_total = plan->vertical || strips.is_short;
+    /* All rows of a group in one call, unless they have to be copied to the one place there is for a strip. */
+    int needs_copy = has_second || !has_unit_stride(&group->rows[FSM_X]) ||
+                     (stores_exponentials(plan) && !has_unit_stride(out));
+    ptrdiff_t together = needs_copy ? 1 : count;
+    for (ptrdiff_t s = 0; s < count; s += together) {
+        strips.first = s;
+        strips.end = s + together;
+        for (ptrdiff_t r = s; r < strips.end; r++) {
+            strips.x[r] = x_of_strip(plan, group, block, r, scratch);
+            if (!stores_exponentials(plan)) continue;
+            strips.e[r] = plan->streamed
+                              ? waiting_row(plan, block, r, scratch)
+                              : strip_to_write(out, plan->vertical, r, first, strip_memory(plan, scratch, STRIP_X));
+        }
+        if (plan->has_dense_targets) strips.second = read_dense_targets(plan, group, block, s, scratch);
+        else if (has_second) strips.second = read_second(plan, group, block, s, scratch);
+        /* The sum of g alone; where there is a second operand the strips come one by one. */
+        if (operation == FSM_LOG_SOFTMAX_VJP) strips.x[s] = NULL;
+        sums_function *function = are_unclamped(plan, group, s, strips.end) ? unclamped(sums_of) : sums_of;
+        function(&strips, is_total ? sums : of_row);
+        if (stores_exponentials(plan) && !plan->streamed && !stays_in_scratch(plan))
+            for (ptrdiff_t r = s; r < strips.end; r++)
+                write_strip(out, plan->vertical, r, group->count, first, strips.length, strips.e[r]);
+    }
+    if (!is_total)
+        sums_across_lanes(of_row, count, keeps_max_out(plan), plan->has_dense_targets || sums_of == sums_products,
+                          sums);
+}
+
+static void write_selected(const struct plan *plan, const struct group *group)
+{
+    const struct fsm_job *job = plan->job;
+    const struct row_pointers *labels = &group->rows[FSM_LABELS];
+    for (ptrdiff_t lane = 0; lane < group->count; lane++) {
+        for (ptrdiff_t k = 0; k < job->n_selected; k++) {
+            int64_t label = read_label(row_start(labels, lane) + k * labels->axis_stride, job->label_type);
+            if (!is_class(job, label)) continue; /* changed since it was checked */
+            real x = *element(&group->rows[FSM_X], lane, (ptrdiff_t)label), row_max = group->row_max[lane];
+            real distance = x - row_max;
+            if (plan->is_scaled)
+                distance = scaled_distance(splat(x), splat(row_max), splat(group->temperature[lane]))[0];
+            *element(&group->rows[FSM_OUT], lane, k) = distance - group->log_sum.high[lane];
+        }
+    }
+}
+
+/* A row's only probability of 1 may come out an ulp off, its exponential being rounded: where
+ * the others sum to less than a quarter of an ulp of 1 it is set right when it is written. */
+static void end_softmax(struct group *group)
+{
+    struct pair total = fast_two_sum(group->sums.total.high, group->sums.total.low);
+    group->factor = reciprocal(total);
+    group->certain_above = splat(2);
+    if (!group->certain) return;
+    struct pair largest = as_pair(group->largest);
+    vec others = (total.high - largest.high) + (total.low - largest.low);
+    lane_mask certain = less(absolute(others), total.high * splat((real)1 / ((integer)4 << MANTISSA_BITS)));
+    group->certain_above = choose(certain, splat((real)0.5), splat(2));
+    group->certain = any_lane(certain);
+}
+
+/* From the sums of `count` groups to what is written. Step by step for all of them: each step is a chain of operations
+ * that wait for one another, and of the steps of one group in a row the processor could not see the next group's. */
+static void end_groups(const struct plan *plan, struct group *groups, ptrdiff_t count, real *losses)
+{
+    enum fsm_operation operation = plan->operation;
+    if (keeps_max_out(plan)) {
+        for (ptrdiff_t g = 0; g < count; g++) set_rest(&groups[g]);
+        for (ptrdiff_t g = 0; g < count && !plan->is_weighted; g++) set_log_sum(&groups[g]);
+    }
+    for (ptrdiff_t g = 0; g < count; g++) {
+        struct group *group = &groups[g];
+        switch (operation) {
+        case FSM_SOFTMAX: end_softmax(group); break;
+        case FSM_GRAD_HESS:
+            end_softmax(group);
+            end_grad_hess(plan, group);
+            break;
+        case FSM_LOGSUMEXP: end_logsumexp(plan, group); break;
+        case FSM_SELECT: write_selected(plan, group); break;
+        case FSM_CROSS_ENTROPY:
+            end_cross_entropy(plan, group, losses ? losses + (group->first_row - groups->first_row) : NULL);
+            break;
+        case FSM_LOG_SOFTMAX:
+        case FSM_SOFTMAX_VJP:
+        case FSM_LOG_SOFTMAX_VJP: break;
+        }
+    }
+    if (operation != FSM_CROSS_ENTROPY || !has(plan, FSM_OUT)) return;
+    for (ptrdiff_t g = 0; g < count; g++) set_gradient_factor(&groups[g]);
+    for (ptrdiff_t g = 0; g < count && !plan->has_dense_targets; g++) set_gradient_at_label(plan, &groups[g]);
+}
+
+static void end_sum(const struct plan *plan, struct group *group, const void *sums, ptrdiff_t count, void *losses)
+{
+    const struct row_sums *of_block = sums;
+    group->sums = of_block[0];
+    for (ptrdiff_t block = 1; block < count; block++) group->sums = add_sums(group->sums, of_block[block]);
+    end_groups(plan, group, 1, losses);
+}
+
+/* ---- Phase 3: the output ---------------------------------------------------------------- */
+
+static void write_log_softmax(const struct plan *plan, const struct group *group, ptrdiff_t strip, const real *x,
+                              real *out, ptrdiff_t size)
+{
+    vec row_max = in_strip(plan->vertical, &group->row_max, strip);
+    vec log_sum = in_strip(plan->vertical, &group->log_sum.high, strip);
+    if (plan->is_scaled) {
+        vec temperature = in_strip(plan->vertical, &group->temperature, strip);
+        EACH_VECTOR(size, scaled_log_step, x, out, row_max, log_sum, temperature);
+    } else if (plan->streamed) {
+        STREAM_VALUES(size, log_probability, x, out, row_max, log_sum);
+    } else {
+        WRITE_VALUES(size, log_probability, x, out, row_max, log_sum);
+    }
+}
+
+/* 2**exponent of each lane, exponents within the normal range. */
+INLINE vec power_of_two(vec exponent)
+{
+    return (vec)((__builtin_convertvector(exponent, ivec) + EXPONENT_BIAS) << MANTISSA_BITS);
+}
+
+static void write_log_softmax_vjp(const struct plan *plan, const struct group *group, ptrdiff_t strip, const real *x,
+                                  const real *g, real *out, ptrdiff_t size)
+{
+    struct exp_shift shift = shift_in_strip(plan->vertical, &group->shift, strip, 0);
+    struct pair total = pair_in_strip(plan->vertical, &group->sums.cost, strip);
+    vec n = (splat(ROUND_MAGIC) - shift.magic) / splat(TABLE_SIZE);
+    vec half = (n * splat((real)0.5) + splat(ROUND_MAGIC)) - splat(ROUND_MAGIC);
+    vec half_power = power_of_two(half), other_half = power_of_two(n - half);
+    EACH_VECTOR(size, log_vjp_step, x, g, out, &shift, half_power, other_half, total);
+}
+
+static void write_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *scratch)
+{
+    ptrdiff_t first = block * BLOCK, length = block_length(plan, block), size = strip_size(plan, block);
+    const struct row_pointers *out_rows = &group->rows[FSM_OUT];
+    real *in_scratch = strip_memory(plan, scratch, STRIP_X);
+    for (ptrdiff_t strip = 0; strip < strips(plan, group); strip++) {
+        real *out = strip_to_write(out_rows, plan->vertical, strip, first, in_scratch);
+        const real *from = in_scratch;
+        if (stores_exponentials(plan) && plan->streamed) from = waiting_row(plan, block, strip, scratch);
+        else if (stores_exponentials(plan) && !stays_in_scratch(plan))
+            from = read_operand(plan, group, FSM_OUT, block, strip, in_scratch);
+        else if (!stays_in_scratch(plan)) from = read_x(plan, group, block, strip, scratch);
+        switch (plan->operation) {
+        case FSM_SOFTMAX: {
+            struct pair factor = pair_in_strip(plan->vertical, &group->factor, strip);
+            vec certain_above = in_strip(plan->vertical, &group->certain_above, strip);
+            lane_mask certain = less(certain_above, splat(1));
+            int any = any_lane(certain);
+            if (plan->streamed && !any) stream_scaled(from, out, size, factor);
+            else write_scaled(from, out, size, factor);
+            if (any) EACH_VECTOR(size, certain_step, out, certain_above);
+            break;
+        }
+        case FSM_LOG_SOFTMAX: write_log_softmax(plan, group, strip, from, out, size); break;
+        case FSM_CROSS_ENTROPY: write_gradient(plan, group, block, strip, from, out, scratch); break;
+        case FSM_GRAD_HESS: write_grad_hess(plan, group, block, strip, from, scratch); continue;
+        case FSM_SOFTMAX_VJP: {
+            struct pair dot = pair_in_strip(plan->vertical, &group->sums.cost, strip);
+            const real *g = read_second(plan, group, block, strip, scratch);
+            EACH_VECTOR(size, vjp_step, from, g, out, dot);
+            break;
+        }
+        case FSM_LOG_SOFTMAX_VJP: {
+            const real *g = read_second(plan, group, block, strip, scratch);
+            write_log_softmax_vjp(plan, group, strip, from, g, out, size);
+            break;
+        }
+        case FSM_SELECT:
+        case FSM_LOGSUMEXP: break;
+        }
+        if (!stays_in_scratch(plan)) write_strip(out_rows, plan->vertical, strip, group->count, first, length, out);
+    }
+}
+
+static void write_blocks(const struct plan *plan, const struct group *group, void *scratch)
+{
+    for (ptrdiff_t block = 0; block < plan->blocks; block++) write_phase(plan, group, block, scratch);
+}
+
+#endif
