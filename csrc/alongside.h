@@ -7,6 +7,10 @@
 #include "extremes.h"
 #include "last_step.h"
 
+/* Reals to what is fetched while the max of a row is found: in most arrays the next rows. Measured with 64 MB: a quarter of
+ * it takes up to 1.2 times as long, an eighth 1.4; fetching into the second-level cache instead 1.5. */
+#define READ_AHEAD ((ptrdiff_t)(16384 / sizeof(real)))
+
 /* How a row is written: `last` as in last_step.h, but COPY where nothing is written alongside. A constant. */
 struct writing {
     enum last_step last;
@@ -49,6 +53,7 @@ INLINE void write_alongside(struct strip_alongside *strip, struct writing writin
 
 INLINE void read_alongside(struct strip_alongside *strip)
 {
+    prefetch(strip->next + strip->read + READ_AHEAD);
     strip->extremes = with_elements(strip->extremes, load(strip->next + strip->read));
     strip->read += LANES;
 }
@@ -69,6 +74,8 @@ INLINE struct strip_alongside begin_alongside(const struct strips_alongside *str
     strip.written = until_aligned(strip.to, length);
     strip.first = value_alongside(&strip, 0, writing);
     strip.last = value_alongside(&strip, length - LANES, writing);
+    /* At once: it is in the line of memory where the row before ends. */
+    if (writing.streamed && strip.written) stream_first(strip.to, strip.written, strip.first);
     return strip;
 }
 
@@ -84,13 +91,12 @@ INLINE void end_alongside(struct strip_alongside *strip, struct writing writing)
     while (strip->read + LANES <= strip->length) read_alongside(strip);
     if (writing.last == COPY) return;
     while (strip->written + LANES <= strip->length) write_alongside(strip, writing);
-    ptrdiff_t head = until_aligned(strip->to, strip->length), left = strip->length - strip->written;
+    ptrdiff_t left = strip->length - strip->written;
     if (writing.streamed) {
-        if (head) stream_first(strip->to, head, strip->first);
-        /* The last `left` lanes of the last vector, from lane 0 on. */
+        /* The last lanes of the last vector, from lane 0 on. */
         if (left) stream_first(strip->to + strip->written, left, rotate(strip->last, LANES - left));
     } else {
-        if (head) store(strip->to, strip->first);
+        if (until_aligned(strip->to, strip->length)) store(strip->to, strip->first);
         if (left) store(strip->to + strip->length - LANES, strip->last);
     }
 }

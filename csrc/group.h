@@ -94,6 +94,18 @@ INLINE const real *read_operand(const struct plan *plan, const struct group *gro
     return read_strip(&group->rows[name], plan->vertical, strip, block * BLOCK, block_length(plan, block), scratch);
 }
 
+/* Where a streamed row's exponentials wait until they are written: every second group has the same memory where one
+ * is summed while another is written. The row begins in a line of memory where its output does: vectors are aligned in
+ * both. */
+INLINE real *waiting_row(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t row,
+                         void *scratch)
+{
+    ptrdiff_t place = row + (plan->overlaps ? group->first_row / plan->group_rows % 2 * plan->group_rows : 0);
+    char *waiting = (char *)strip_memory(plan, scratch, WHOLE_ROWS) + place * plan->waiting_bytes;
+    uintptr_t begin = (uintptr_t)row_start(&group->rows[FSM_OUT], row) % LINE_BYTES;
+    return (real *)(void *)(waiting + begin) + block * BLOCK;
+}
+
 /* x with -inf where b is 0, so that those elements are absent. */
 static const real *read_weighted_x(const struct plan *plan, const struct group *group, ptrdiff_t block,
                                    ptrdiff_t strip, void *scratch)

@@ -40,13 +40,14 @@ struct plan {
     ptrdiff_t group_rows;  /* at most */
     ptrdiff_t ahead;       /* reals from a row of x to the same one of the next group, which is fetched ahead */
     ptrdiff_t strip_bytes; /* of one strip of scratch memory */
+    ptrdiff_t waiting_bytes; /* of a streamed row's exponentials, behind the strips */
     ptrdiff_t batch_groups;        /* at most BATCH_GROUPS: they go through each phase one after the other */
     ptrdiff_t panel_groups;        /* read together, and written where writes_panels: see panel.h; 0: none are */
     ptrdiff_t group_scratch_bytes; /* of each of them */
     ptrdiff_t scratch_bytes;       /* of a thread */
 };
 
-/* What the strips in a group's scratch memory are for; behind them all is room for whole rows. */
+/* What the strips in a group's scratch memory are for; behind them all is room for the whole rows that wait. */
 enum strip_use { STRIP_X, STRIP_SECOND, STRIP_HESSIAN, WHOLE_ROWS };
 
 static inline int has(const struct plan *plan, enum fsm_operand_name name) { return plan->operands >> name & 1; }

@@ -21,28 +21,49 @@ OVERLAPPED_FUNCTIONS(log_beside_none, KEEP_MAX_OUT, COPY, 0)
 OVERLAPPED_FUNCTIONS(log_beside_log, KEEP_MAX_OUT, TO_LOG, 0)
 OVERLAPPED_FUNCTIONS(log_store_beside_none, KEEP_MAX_OUT | STORE, COPY, 0)
 OVERLAPPED_FUNCTIONS(log_store_beside_scale, KEEP_MAX_OUT | STORE, SCALE, 0)
+#if HAS_STREAMS
+OVERLAPPED_FUNCTIONS(store_beside_scale_streamed, STORE, SCALE, 1)
+OVERLAPPED_FUNCTIONS(store_beside_scale_or_one_streamed, STORE, SCALE_OR_ONE, 1)
+OVERLAPPED_FUNCTIONS(log_beside_log_streamed, KEEP_MAX_OUT, TO_LOG, 1)
+OVERLAPPED_FUNCTIONS(log_store_beside_scale_streamed, KEEP_MAX_OUT | STORE, SCALE, 1)
+#endif
 
 typedef void overlapped_function(const struct sum_strips *strips, struct row_sums sums[],
                                  const struct strips_alongside *alongside);
 
 static overlapped_function *overlapped_function_of(const struct plan *plan, enum last_step last, int are_unclamped)
 {
+    int stores = stores_exponentials(plan);
 #define EITHER(name) (are_unclamped ? name##_unclamped : name)
-    if (!keeps_max_out(plan)) {
-        if (last == SCALE) return EITHER(store_beside_scale);
-        if (last == SCALE_OR_ONE) return EITHER(store_beside_scale_or_one);
-        return EITHER(store_beside_none);
+#if HAS_STREAMS
+    if (plan->streamed && last != COPY) {
+        if (last == TO_LOG) return EITHER(log_beside_log_streamed);
+        if (keeps_max_out(plan)) return EITHER(log_store_beside_scale_streamed);
+        return last == SCALE ? EITHER(store_beside_scale_streamed) : EITHER(store_beside_scale_or_one_streamed);
     }
-    if (stores_exponentials(plan))
-        return last == SCALE ? EITHER(log_store_beside_scale) : EITHER(log_store_beside_none);
-    return last == TO_LOG ? EITHER(log_beside_log) : EITHER(log_beside_none);
+#endif
+    switch (last) {
+    case SCALE: return keeps_max_out(plan) ? EITHER(log_store_beside_scale) : EITHER(store_beside_scale);
+    case SCALE_OR_ONE: return EITHER(store_beside_scale_or_one);
+    case TO_LOG: return EITHER(log_beside_log);
+    default:
+        if (!keeps_max_out(plan)) return EITHER(store_beside_none);
+        return stores ? EITHER(log_store_beside_none) : EITHER(log_beside_none);
+    }
 #undef EITHER
+}
+
+static real *exponentials_of_row(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t row,
+                                 void *scratch)
+{
+    if (plan->streamed) return waiting_row(plan, group, block, row, scratch);
+    return element(&group->rows[FSM_OUT], row, block * BLOCK);
 }
 
 /* A block of each; `last` is what is left to do with the previous group's, COPY if nothing alongside. */
 static void overlapped_block(const struct plan *plan, ptrdiff_t block, const struct group *previous,
                              const struct group *group, const struct group *next, enum last_step last,
-                             struct extremes *next_extremes, struct row_sums *sums_of_block)
+                             struct extremes *next_extremes, struct row_sums *sums_of_block, void *scratch)
 {
     struct row_sums of_row[LANES];
     struct extremes of_strip[LANES];
@@ -56,11 +77,12 @@ static void overlapped_block(const struct plan *plan, ptrdiff_t block, const str
     ptrdiff_t first = block * BLOCK, next_count = next ? next->count : 0;
     for (ptrdiff_t r = 0; r < group->count; r++) {
         sums.x[r] = element(&group->rows[FSM_X], r, first);
-        if (stores_exponentials(plan)) sums.e[r] = element(&group->rows[FSM_OUT], r, first);
+        if (stores_exponentials(plan)) sums.e[r] = exponentials_of_row(plan, group, block, r, scratch);
         alongside.next[r] = r < next_count ? element(&next->rows[FSM_X], r, first) : sums.x[r];
         if (last == COPY) continue;
         alongside.to[r] = element(&previous->rows[FSM_OUT], r, first);
-        alongside.from[r] = last == TO_LOG ? element(&previous->rows[FSM_X], r, first) : alongside.to[r];
+        alongside.from[r] =
+            last == TO_LOG ? element(&previous->rows[FSM_X], r, first) : exponentials_of_row(plan, previous, block, r, scratch);
     }
     overlapped_function_of(plan, last, are_unclamped(plan, group, 0, group->count))(&sums, of_row, &alongside);
     sums_across_lanes(of_row, group->count, keeps_max_out(plan), 0, sums_of_block);
@@ -78,7 +100,7 @@ static void overlapped_phases(const struct plan *plan, const struct group *previ
         struct extremes extremes;
         int is_short = block_length(plan, block) < LANES;
         if (!is_short) {
-            overlapped_block(plan, block, previous, group, next, last, &extremes, &sums);
+            overlapped_block(plan, block, previous, group, next, last, &extremes, &sums, scratch);
         } else {
             if (next) max_phase(plan, next, block, &extremes, scratch);
             sum_phase(plan, group, block, &sums, scratch);

@@ -193,9 +193,11 @@ void release_team(int team)
 #ifdef _OPENMP
 /* Each thread begins with a run of its own, the same from call to call, so that it finds again
  * what its caches hold. It takes the run in steps, and then helps with the others' runs: who
- * comes late finds the work done. (OpenMP's region still ends only when every thread has come.) */
+ * comes late finds the work done. (OpenMP's region still ends only when every thread has come.)
+ * A step is three quarters of what is left, as the groups of rows at its ends do not overlap with others
+ * (overlap.h), but no less than so much of a run. */
 #define MOST_RUNS 64
-#define STEPS_OF_A_RUN 8
+#define LEAST_STEP(run_length) ((run_length) / 8)
 
 struct run_of_items {
     _Alignas(64) _Atomic ptrdiff_t next; /* a line of memory each */
@@ -212,16 +214,26 @@ static void cut_into_runs(struct run_of_items *runs, ptrdiff_t number, ptrdiff_t
     }
 }
 
-static void work_off(struct run_of_items *runs, ptrdiff_t number, ptrdiff_t step, int thread, work_function *work,
-                     void *context)
+/* The next step of a run; returns its length, 0 where nothing is left. */
+static ptrdiff_t take_step(struct run_of_items *run, ptrdiff_t least, ptrdiff_t *first)
+{
+    *first = atomic_load_explicit(&run->next, memory_order_relaxed);
+    for (;;) {
+        ptrdiff_t left = run->last - *first, step = left - left / 4 > least ? left - left / 4 : least;
+        if (step > left) step = left;
+        if (step <= 0 || atomic_compare_exchange_weak_explicit(&run->next, first, *first + step, memory_order_relaxed,
+                                                               memory_order_relaxed))
+            return step;
+    }
+}
+
+static void work_off(struct run_of_items *runs, ptrdiff_t number, ptrdiff_t least_step, int thread,
+                     work_function *work, void *context)
 {
     for (ptrdiff_t turn = 0; turn < number; turn++) {
         struct run_of_items *run = &runs[(thread + turn) % number];
-        for (;;) {
-            ptrdiff_t first = atomic_fetch_add_explicit(&run->next, step, memory_order_relaxed);
-            if (first >= run->last) break;
-            work(context, first, first + step < run->last ? first + step : run->last, thread);
-        }
+        for (ptrdiff_t first, step; (step = take_step(run, least_step, &first)) > 0;)
+            work(context, first, first + step, thread);
     }
 }
 #endif
@@ -232,11 +244,11 @@ void share_out(int team, ptrdiff_t count, work_function *work, void *context)
     if (team > 1 && count > 1) {
         struct run_of_items runs[MOST_RUNS];
         ptrdiff_t number = team < MOST_RUNS ? team : MOST_RUNS;
-        ptrdiff_t step = count / number / STEPS_OF_A_RUN;
-        if (step < 1) step = 1;
+        ptrdiff_t least_step = LEAST_STEP(count / number);
+        if (least_step < 1) least_step = 1;
         cut_into_runs(runs, number, count);
 #pragma omp parallel num_threads(team)
-        work_off(runs, number, step, omp_get_thread_num(), work, context);
+        work_off(runs, number, least_step, omp_get_thread_num(), work, context);
         return;
     }
 #endif

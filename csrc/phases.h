@@ -124,12 +124,6 @@ INLINE int stores_exponentials(const struct plan *plan)
     }
 }
 
-/* Where a streamed row's exponentials wait for the third phase. */
-static real *waiting_row(const struct plan *plan, ptrdiff_t block, ptrdiff_t strip, void *scratch)
-{
-    return strip_memory(plan, scratch, WHOLE_ROWS) + strip * plan->job->n + block * BLOCK;
-}
-
 static void sum_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *sums_out,
                       void *scratch)
 {
@@ -159,7 +153,7 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
             strips.x[r] = x_of_strip(plan, group, block, r, scratch);
             if (!stores_exponentials(plan)) continue;
             strips.e[r] = plan->streamed
-                              ? waiting_row(plan, block, r, scratch)
+                              ? waiting_row(plan, group, block, r, scratch)
                               : strip_to_write(out, plan->vertical, r, first, strip_memory(plan, scratch, STRIP_X));
         }
         if (plan->has_dense_targets) strips.second = read_dense_targets(plan, group, block, s, scratch);
@@ -291,7 +285,7 @@ static void write_phase(const struct plan *plan, const struct group *group, ptrd
     for (ptrdiff_t strip = 0; strip < strips(plan, group); strip++) {
         real *out = strip_to_write(out_rows, plan->vertical, strip, first, in_scratch);
         const real *from = in_scratch;
-        if (stores_exponentials(plan) && plan->streamed) from = waiting_row(plan, block, strip, scratch);
+        if (stores_exponentials(plan) && plan->streamed) from = waiting_row(plan, group, block, strip, scratch);
         else if (stores_exponentials(plan) && !stays_in_scratch(plan))
             from = read_operand(plan, group, FSM_OUT, block, strip, in_scratch);
         else if (!stays_in_scratch(plan)) from = read_x(plan, group, block, strip, scratch);

@@ -155,7 +155,6 @@ static void any_rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, r
         row = groups ? run_panel(plan, row, groups, row_losses, scratch)
                      : run_batch(plan, row, last, row_losses, scratch);
     }
-    if (plan->streamed || plan->streams_panels) stream_fence();
 }
 
 typedef void rows_function(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch);
@@ -272,6 +271,7 @@ static void rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void 
 {
     if (plan->overlaps && last - first > plan->group_rows) run_overlapped(plan, first, last, losses, scratch);
     else rows_function_of(plan)(plan, first, last, losses, scratch);
+    if (plan->streamed || plan->streams_panels) stream_fence();
 }
 
 const struct kernels KERNELS = {

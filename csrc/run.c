@@ -13,6 +13,8 @@
 #define ROW_ELEMENTS ((ptrdiff_t)16)
 /* Elements in a piece of rows, whose losses are added up by themselves. */
 #define PIECE_ELEMENTS ((ptrdiff_t)4096)
+/* Losses that a thread keeps until they are added up: those of more rows than go through the caches at a time. */
+#define HELD_LOSSES ((ptrdiff_t)2048)
 /* Bytes of output from which it is written past the caches: with as much input it would not stay in
  * 32 MB of them. Measured there with softmax: faster from 12 MB on; at 16 MB, if the result is read at
  * once, 1.06 times the speed on one thread and 0.87 on two. */
@@ -23,12 +25,10 @@
 #define NARROW_PANEL ((ptrdiff_t)4)
 /* Bytes of the strips of a panel: they stay in a core's second-level cache. */
 #define PANEL_BYTES ((ptrdiff_t)768 << 10)
-/* Bytes of the rows of a horizontal group: enough for 16 of a thousand float32, which share the work across lanes. With
- * what is written they stay in a second-level cache; half or a quarter of it takes up to 1.04 and 1.1 times as long. */
-#define GROUP_BYTES ((ptrdiff_t)65536)
-/* The same where their exponentials wait in a thread's own memory (with 64 MB of output 64 KiB take 1.25 times as
- * long). */
-#define WAITING_BYTES ((ptrdiff_t)16384)
+/* Bytes of the rows of a horizontal group: enough for 8 of a thousand float32, which share the work across lanes. Twice
+ * as many take 0.99 of the time on one thread and 1.05 on two, where the groups at the ends of a step count for more;
+ * half as many 1.05. */
+#define GROUP_BYTES ((ptrdiff_t)32768)
 /* Bytes of the strips of a batch of short rows: with what is written they fill a first-level cache. */
 #define BATCH_BYTES ((ptrdiff_t)16384)
 /* Bytes of the longest rows that are fetched into the cache ahead of their turn. */
@@ -111,21 +111,21 @@ static void plan_horizontal(struct plan *plan, const struct kernels *kernels, in
     const struct fsm_operand *x = &job->operands[FSM_X], *out = &job->operands[FSM_OUT];
     ptrdiff_t itemsize = job->is_double ? 8 : 4, row_bytes = job->n * itemsize;
     int last = job->dimensions - 1;
-    int waits = exponentials_wait(job->operation);
-    plan->streamed = (job->operation == FSM_LOG_SOFTMAX || (waits && row_bytes <= STREAM_ROW_BYTES)) &&
+    int fits = job->operation == FSM_LOG_SOFTMAX ||
+               (exponentials_wait(job->operation) && row_bytes <= STREAM_ROW_BYTES);
+    plan->streamed = fits &&
                      has(plan, FSM_OUT) && out->axis_stride == itemsize && row_bytes * job->rows >= STREAM_BYTES;
     /* As many rows of one block as share the work across lanes, a power of two of them: summed losses go by pieces of
      * 16 rows or a multiple, which are to be whole groups. But two groups or more for each thread. */
-    ptrdiff_t group_bytes = plan->streamed && waits ? WAITING_BYTES : GROUP_BYTES;
     plan->group_rows = job->n <= BLOCK ? kernels->lanes : 1;
-    while (plan->group_rows > 1 && (plan->group_rows * row_bytes > group_bytes ||
+    while (plan->group_rows > 1 && (plan->group_rows * row_bytes > GROUP_BYTES ||
                                     (threads > 1 && plan->group_rows * 2 * threads > job->rows)))
         plan->group_rows /= 2;
     /* Longer rows would push each other out of the second-level cache; others are read from a copy. */
     if (x->axis_stride == itemsize && !plan->is_weighted && job->shape[last] > plan->group_rows &&
         plan->group_rows * row_bytes <= PREFETCH_BYTES)
         plan->ahead = plan->group_rows * x->strides[last] / itemsize;
-    plan->overlaps = sums_exponentials_alone(plan) && !plan->is_scaled && !plan->streamed &&
+    plan->overlaps = sums_exponentials_alone(plan) && !plan->is_scaled &&
                      job->n >= kernels->short_row && x->axis_stride == itemsize &&
                      (!writes_elements(plan) || out->axis_stride == itemsize);
 }
@@ -166,8 +166,10 @@ static void make_plan(struct plan *plan, struct fsm_job *job, const struct kerne
     if (plan->vertical) plan_vertical(plan, kernels, columns, threads);
     else plan_horizontal(plan, kernels, threads);
     plan->scratch_bytes = most(plan->batch_groups, plan->panel_groups) * plan->group_scratch_bytes;
-    if (plan->streamed && exponentials_wait(job->operation))
-        plan->scratch_bytes += round_up(job->n * itemsize * plan->group_rows, ALIGNMENT);
+    if (plan->streamed && exponentials_wait(job->operation)) {
+        plan->waiting_bytes = round_up(job->n * itemsize, ALIGNMENT) + ALIGNMENT;
+        plan->scratch_bytes += (plan->overlaps ? 2 : 1) * plan->group_rows * plan->waiting_bytes;
+    }
 }
 
 /* What the threads of a job share. */
@@ -175,8 +177,9 @@ struct run {
     const struct kernels *kernels;
     struct plan plan;
     char *scratch; /* scratch_bytes for each thread */
-    /* Rows are shared out by items; summed losses are added up by pieces, of which an item has whole ones. */
-    ptrdiff_t item_rows, piece_rows, losses_bytes;
+    /* Rows are shared out by items; summed losses are added up by pieces, of which an item has whole ones. A thread
+     * has room for the losses of held_rows, whole items. */
+    ptrdiff_t item_rows, piece_rows, held_rows, losses_bytes;
     double *piece_losses;
     /* Groups of long rows, block by block. */
     char *groups, *maxima, *sums, *losses;
@@ -221,10 +224,10 @@ static void run_items(void *context, ptrdiff_t first, ptrdiff_t last, int thread
         return;
     }
     char *losses = scratch + run->plan.scratch_bytes - run->losses_bytes;
-    for (ptrdiff_t item = first * run->item_rows; item < end; item += run->item_rows) {
-        ptrdiff_t item_end = least(item + run->item_rows, end);
-        run->kernels->rows(&run->plan, item, item_end, losses, scratch);
-        sum_pieces(run, losses, item, item_end);
+    for (ptrdiff_t row = first * run->item_rows; row < end; row += run->held_rows) {
+        ptrdiff_t last_row = least(row + run->held_rows, end);
+        run->kernels->rows(&run->plan, row, last_row, losses, scratch);
+        sum_pieces(run, losses, row, last_row);
     }
 }
 
@@ -315,13 +318,14 @@ enum fsm_status fsm_run(struct fsm_job *job)
     ptrdiff_t itemsize = job->is_double ? 8 : 4;
     ptrdiff_t groups = (job->rows + run.plan.group_rows - 1) / run.plan.group_rows;
 
-    run.piece_rows = run.losses_bytes = 0;
+    run.piece_rows = run.held_rows = run.losses_bytes = 0;
     run.item_rows = run.plan.group_rows * most(run.plan.batch_groups, run.plan.panel_groups);
     if (job->sum_losses) {
         /* Pieces depend on n alone: a summed loss adds up in the same order on any machine. */
         run.piece_rows = job->n >= PIECE_ELEMENTS ? 1 : round_up(PIECE_ELEMENTS / job->n, 16);
         run.item_rows = round_up(run.item_rows, run.piece_rows);
-        run.losses_bytes = round_up(run.item_rows * itemsize, ALIGNMENT);
+        run.held_rows = round_up(least(HELD_LOSSES, job->rows), run.item_rows);
+        run.losses_bytes = round_up(run.held_rows * itemsize, ALIGNMENT);
         run.plan.scratch_bytes += run.losses_bytes;
     }
     ptrdiff_t items = (job->rows + run.plan.skew - 1) / run.item_rows + 1;

@@ -273,6 +273,8 @@ INLINE ptrdiff_t until_aligned(const real *from, ptrdiff_t size)
     return count < size ? count : size;
 }
 
+#define HAS_STREAMS (VECTOR_BYTES >= 32)
+
 /* To memory, past the caches; `to` is aligned to VECTOR_BYTES. */
 INLINE void stream(real *to, vec value)
 {
@@ -289,7 +291,7 @@ INLINE void stream(real *to, vec value)
  * the end or the beginning of a neighbouring row, and an ordinary store would read the line. */
 INLINE void stream_first(real *to, ptrdiff_t count, vec value)
 {
-#if VECTOR_BYTES >= 32
+#if HAS_STREAMS
     if ((uintptr_t)to % 16 == 0 && count * sizeof(real) % 16 == 0) {
         real lanes[LANES];
         store(lanes, value);
@@ -303,13 +305,13 @@ INLINE void stream_first(real *to, ptrdiff_t count, vec value)
 
 /* Asks for a line of memory before it is needed; any address will do. */
 #define LINE_BYTES 64
-INLINE void prefetch(const void *from) { __builtin_prefetch(from, 0, 2); }
+INLINE void prefetch(const void *from) { __builtin_prefetch(from, 0, 3); }
 INLINE void prefetch_to_write(const void *to) { __builtin_prefetch(to, 1, 2); }
 
 /* Orders streamed stores before whatever another thread is told next. */
 INLINE void stream_fence(void)
 {
-#if VECTOR_BYTES >= 32
+#if HAS_STREAMS
     _mm_sfence();
 #endif
 }

@@ -18,9 +18,9 @@
 #define CHAIN_VECTORS (CHAINS / LANES)
 #define SHORT_ROW ((ptrdiff_t)(REAL_BITS == 32 ? 128 : 64))
 /* Rows below this length are transposed where there are enough of them, so that one vector holds one element of many:
- * the work across lanes would cost more. Measured, softmax transposed against not: 0.8 of the time with 130 float32,
- * 0.9 with 200, 1.0 with 256; with float64 0.85 at 100, 0.9 at 130, 0.97 at 190. */
-#define TRANSPOSED_ROW ((ptrdiff_t)(REAL_BITS == 32 ? 256 : 192))
+ * the work across lanes would cost more. Measured, softmax transposed against not: 0.94 of the time with 130 float32,
+ * 1.04 with 160, 1.09 with 200; with float64 0.99 at 100, 1.02 at 130, 1.14 at 180. */
+#define TRANSPOSED_ROW ((ptrdiff_t)(REAL_BITS == 32 ? 160 : 112))
 /* Reals of a row from which it pays to begin with less than a vector of them, which takes a step more, and have the
  * others aligned (measured with 200 to 1000). */
 #define ALIGNED_SUMS (32 * LANES)
