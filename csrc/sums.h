@@ -19,8 +19,13 @@
 #define SHORT_ROW ((ptrdiff_t)(REAL_BITS == 32 ? 128 : 64))
 /* Rows below this length are transposed where there are enough of them, so that one vector holds one element of many:
  * the work across lanes would cost more. Measured, softmax transposed against not: 0.94 of the time with 130 float32,
- * 1.04 with 160, 1.09 with 200; with float64 0.99 at 100, 1.02 at 130, 1.14 at 180. */
+ * 1.04 with 160, 1.09 with 200; with float64 0.99 at 100, 1.02 at 130, 1.14 at 180. With vectors of 32 bytes 0.96 with
+ * 200 float32. */
+#if VECTOR_BYTES == 64
 #define TRANSPOSED_ROW ((ptrdiff_t)(REAL_BITS == 32 ? 160 : 112))
+#else
+#define TRANSPOSED_ROW ((ptrdiff_t)(REAL_BITS == 32 ? 256 : 192))
+#endif
 /* Reals of a row from which it pays to begin with less than a vector of them, which takes a step more, and have the
  * others aligned (measured with 200 to 1000). */
 #define ALIGNED_SUMS (32 * LANES)
