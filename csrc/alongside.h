@@ -53,7 +53,7 @@ INLINE void write_alongside(struct strip_alongside *strip, struct writing writin
 
 INLINE void read_alongside(struct strip_alongside *strip)
 {
-    prefetch(strip->next + strip->read + READ_AHEAD);
+    prefetch_near(strip->next + strip->read + READ_AHEAD);
     strip->extremes = with_elements(strip->extremes, load(strip->next + strip->read));
     strip->read += LANES;
 }

@@ -303,9 +303,10 @@ INLINE void stream_first(real *to, ptrdiff_t count, vec value)
     store_first(to, count, value);
 }
 
-/* Asks for a line of memory before it is needed; any address will do. */
+/* Asks for a line of memory before it is needed, into the second-level cache or the first; any address will do. */
 #define LINE_BYTES 64
-INLINE void prefetch(const void *from) { __builtin_prefetch(from, 0, 3); }
+INLINE void prefetch(const void *from) { __builtin_prefetch(from, 0, 2); }
+INLINE void prefetch_near(const void *from) { __builtin_prefetch(from, 0, 3); }
 INLINE void prefetch_to_write(const void *to) { __builtin_prefetch(to, 1, 2); }
 
 /* Orders streamed stores before whatever another thread is told next. */
