@@ -33,7 +33,7 @@ INLINE struct last_values last_values_in_strip(const struct last_values *values,
     return result;
 }
 
-INLINE vec scaled(vec e, struct pair factor) { return fma_(e, factor.high, e * factor.low); }
+INLINE vec scaled(vec e, struct pair factor) { return fma_(e, factor.high, tiny_product(e, factor.low)); }
 
 INLINE vec log_probability(vec x, vec row_max, vec log_sum) { return (x - row_max) - log_sum; }
 
