@@ -391,3 +391,62 @@ def test_rows_transposed_or_not(isa, dtype, n, count):
 
     parts = [results(slice(first, first + 3)) for first in range(0, count, 3)]
     assert_same_bytes(results(slice(None)), [np.concatenate(pieces) for pieces in zip(*parts, strict=True)], isa)
+
+
+def make_groups_that_differ(n, dtype):
+    """So many rows that several groups of them go through their phases together, each group with rows of its own kind."""
+    x = cases.make_rows(10 if n > 4096 else 75, n, dtype).x
+    kinds = x[:: len(x) // 9]
+    kinds[:6, n // 2] = [50, np.nan, -3e38, 1e4, np.inf, -200]
+    kinds[6] = -np.inf
+    kinds[7] *= 100
+    kinds[8] -= 1000
+    labels = np.random.default_rng(n).integers(0, n, len(x))
+    labels[-3:] = -100
+    return x, labels
+
+
+@pytest.mark.parametrize("n", [160, 256, 300, 515, 1000, 4095, 4096, 4097, 4111, 9000, 20_001])
+@pytest.mark.parametrize("thread_count", [1, 2])
+def test_groups_that_overlap(isa, dtype, n, thread_count):
+    """Groups of rows are read, summed and written together; a row at a time, nothing is."""
+    x, labels = make_groups_that_differ(n, dtype)
+    wide = np.zeros((len(x), n + 5), dtype)
+
+    def results(x, labels, places):
+        options = {"reduction": "none", "ignore_index": -100}
+        gradients = fsm.softmax_cross_entropy_value_and_grad(x, labels, out=places[2], **options)
+        return [
+            fsm.softmax(x, out=places[0]),
+            fsm.log_softmax(x, out=places[1]),
+            *gradients,
+            fsm.logsumexp(x),
+            fsm.softmax_cross_entropy(x, labels, **options),
+        ]
+
+    rows = [results(x[i : i + 1], labels[i : i + 1], [None] * 3) for i in range(len(x))]
+    expected = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+    with fsm.num_threads(thread_count):
+        for y in (x, np.copyto(wide[:, 2:-3], x) or wide[:, 2:-3]):
+            for places in ([None] * 3, [np.zeros((len(x), 2 * n), dtype)[:, k : n + k] for k in range(3)]):
+                assert_same_bytes(results(y, labels, places), expected, (isa, n))
+        for function, at in ((fsm.softmax, 0), (fsm.log_softmax, 1)):
+            y = x.copy()
+            assert_same_bytes([function(y, out=y)], [expected[at]], (isa, n))
+
+
+def test_streamed_groups_that_overlap(dtype):
+    """The same past the caches: rows that share lines of memory, certain ones, ignored ones, a part of a group last."""
+    for n in (300, 1003, 4100, 50_000):
+        x, labels = make_groups_that_differ(n, dtype)
+        copies = 20_000_000 // x.nbytes + 1
+        many, many_labels = np.tile(x, (copies, 1))[:-1], np.tile(labels, copies)[:-1]
+        for function in (
+            lambda x, labels: [fsm.softmax(x)],
+            lambda x, labels: [fsm.log_softmax(x)],
+            lambda x, y: fsm.softmax_cross_entropy_value_and_grad(x, y, reduction="none", ignore_index=-100),
+        ):
+            expected, got = function(x, labels), function(many, many_labels)
+            for first in range(0, len(many), len(x)):
+                parts = [a[first : first + len(x)] for a in got]
+                assert_same_bytes(parts, [a[: len(parts[0])] for a in expected], n)
