@@ -13,8 +13,11 @@
 #define KERNELS kernels_f32_scalar
 #endif
 
-#include "overlap.h"
 #include "panel.h"
+#include "phases.h"
+#if HAS_FMA
+#include "overlap.h"
+#endif
 
 _Static_assert(sizeof(vec) == VECTOR_BYTES, "VECTOR_BYTES fits the instruction set");
 
@@ -241,8 +244,9 @@ KNOWN_ROWS_OF_BOTH(logsumexp, FSM_LOGSUMEXP, BIT(X) | BIT(ROW_OUT), KEEP_MAX_OUT
 KNOWN_ROWS_OF_BOTH(value_and_grad, FSM_CROSS_ENTROPY, VALUE_AND_GRAD_OPERANDS, KEEP_MAX_OUT | STORE)
 KNOWN_ROWS(vertical_grad_hess_rows, 1, FSM_GRAD_HESS, GRAD_HESS_OPERANDS, STORE)
 
-static rows_function *rows_function_of(const struct plan *plan)
+static rows_function *rows_function_of(const struct plan *plan, ptrdiff_t count)
 {
+    if (plan->overlaps && count > plan->group_rows) return run_overlapped;
     int is_vertical = plan->vertical && plan->job->n < TRANSPOSED_ROW && plan->panel_groups == 0;
     int is_one_block = !plan->vertical && plan->blocks == 1 && !plan->streamed;
     if (!(is_vertical || is_one_block) || plan->is_scaled || plan->has_dense_targets) return any_rows;
@@ -260,17 +264,17 @@ static rows_function *rows_function_of(const struct plan *plan)
     }
 }
 #else
-static rows_function *rows_function_of(const struct plan *plan)
+static rows_function *rows_function_of(const struct plan *plan, ptrdiff_t count)
 {
     (void)plan;
+    (void)count;
     return any_rows;
 }
 #endif
 
 static void rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *losses, void *scratch)
 {
-    if (plan->overlaps && last - first > plan->group_rows) run_overlapped(plan, first, last, losses, scratch);
-    else rows_function_of(plan)(plan, first, last, losses, scratch);
+    rows_function_of(plan, last - first)(plan, first, last, losses, scratch);
     if (plan->streamed || plan->streams_panels) stream_fence();
 }
 
