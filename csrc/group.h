@@ -227,7 +227,8 @@ INLINE enum last_step last_step_of_group(const struct plan *plan, const struct g
     case FSM_SOFTMAX: return group->certain ? SCALE_OR_ONE : SCALE;
     case FSM_LOG_SOFTMAX: return plan->is_scaled ? COPY : TO_LOG;
     case FSM_CROSS_ENTROPY:
-        return plan->has_dense_targets || any_lane(equal(group->weight, splat(0))) ? COPY : SCALE;
+        if (plan->has_dense_targets) return COPY;
+        return any_lane(equal(group->weight, splat(0)) & first_lanes(group->count)) ? COPY : SCALE;
     default: return COPY;
     }
 }

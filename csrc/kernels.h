@@ -1,6 +1,6 @@
 /* Between the driver of a job (run.c) and the kernels of one dtype and instruction set.
  *
- * The kernels work on one group of rows at a time, at most as many as a vector has lanes:
+ * The kernels work on groups of rows, each at most as many as a vector has lanes:
  * vertical, with an element of each row in a lane, or horizontal, row by row with lanes of
  * neighbouring elements. Which of the two is a matter of speed alone: the order of every
  * sum, and so every bit, is fixed by sums.h for both.
@@ -38,7 +38,7 @@ struct plan {
     int streams_panels;    /* the outputs of panels go past the caches */
     ptrdiff_t skew;        /* the first group has so many rows less: the next ones' outputs are aligned */
     ptrdiff_t group_rows;  /* at most */
-    ptrdiff_t ahead;       /* reals from a row of x to the same one of the next group, which is fetched ahead */
+    ptrdiff_t ahead;       /* reals from a row of x to that of the next group, fetched where groups do not overlap */
     ptrdiff_t strip_bytes; /* of one strip of scratch memory */
     ptrdiff_t waiting_bytes; /* of a streamed row's exponentials, behind the strips */
     ptrdiff_t batch_groups;        /* at most BATCH_GROUPS: they go through each phase one after the other */
@@ -63,6 +63,7 @@ struct kernels {
     ptrdiff_t lanes;
     /* Rows below these lengths go in vertical groups: any number of them (but a single one), or enough: see run.c. */
     ptrdiff_t short_row, transposed_row;
+    int overlap; /* whether horizontal groups can */
     size_t group_bytes, max_bytes, sums_bytes;
     /* Rows [first, last); writes their losses to `losses` where the job sums them. */
     void (*rows)(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *losses, void *scratch);

@@ -53,6 +53,7 @@ static overlapped_function *overlapped_function_of(const struct plan *plan, enum
 #undef EITHER
 }
 
+/* A horizontal row's exponentials until they are written: there, or in its output. */
 static real *exponentials_of_row(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t row,
                                  void *scratch)
 {
@@ -81,8 +82,8 @@ static void overlapped_block(const struct plan *plan, ptrdiff_t block, const str
         alongside.next[r] = r < next_count ? element(&next->rows[FSM_X], r, first) : sums.x[r];
         if (last == COPY) continue;
         alongside.to[r] = element(&previous->rows[FSM_OUT], r, first);
-        alongside.from[r] =
-            last == TO_LOG ? element(&previous->rows[FSM_X], r, first) : exponentials_of_row(plan, previous, block, r, scratch);
+        if (last == TO_LOG) alongside.from[r] = element(&previous->rows[FSM_X], r, first);
+        else alongside.from[r] = exponentials_of_row(plan, previous, block, r, scratch);
     }
     overlapped_function_of(plan, last, are_unclamped(plan, group, 0, group->count))(&sums, of_row, &alongside);
     sums_across_lanes(of_row, group->count, keeps_max_out(plan), 0, sums_of_block);
@@ -98,14 +99,14 @@ static void overlapped_phases(const struct plan *plan, const struct group *previ
     for (ptrdiff_t block = 0; block < plan->blocks; block++) {
         struct row_sums sums;
         struct extremes extremes;
-        int is_short = block_length(plan, block) < LANES;
-        if (!is_short) {
+        int fills_a_vector = block_length(plan, block) >= LANES;
+        if (fills_a_vector) {
             overlapped_block(plan, block, previous, group, next, last, &extremes, &sums, scratch);
         } else {
             if (next) max_phase(plan, next, block, &extremes, scratch);
             sum_phase(plan, group, block, &sums, scratch);
         }
-        if (writes && (last == COPY || is_short)) write_phase(plan, previous, block, scratch);
+        if (writes && (last == COPY || !fills_a_vector)) write_phase(plan, previous, block, scratch);
         group->sums = block ? add_sums(group->sums, sums) : sums;
         if (next) *next_extremes = block ? join(*next_extremes, extremes) : extremes;
     }

@@ -13,16 +13,17 @@
 #define ROW_ELEMENTS ((ptrdiff_t)16)
 /* Elements in a piece of rows, whose losses are added up by themselves. */
 #define PIECE_ELEMENTS ((ptrdiff_t)4096)
-/* Losses that a thread keeps until they are added up: those of more rows than go through the caches at a time. */
+/* Losses that a thread keeps until they are added up: the groups at the ends of so many rows do not overlap. */
 #define HELD_LOSSES ((ptrdiff_t)2048)
 /* Bytes of output from which it is written past the caches: with as much input it would not stay in
  * 32 MB of them. Measured there with softmax: faster from 12 MB on; at 16 MB, if the result is read at
  * once, 1.06 times the speed on one thread and 0.87 on two. */
 #define STREAM_BYTES ((ptrdiff_t)16 << 20)
-/* Bytes of the longest row whose exponentials wait in a thread's own memory meanwhile; and of the longest rows that
- * overlap. With 83 rows of 200,000 float32 that takes 0.75 of the time of rows which do not wait, and overlapping alone
- * 1.1; with rows of a million 1.05 and 1.3. */
-#define STREAM_ROW_BYTES ((ptrdiff_t)2 << 20)
+/* Bytes of the longest row whose exponentials wait in a thread's own memory meanwhile. */
+#define WAITING_ROW_BYTES ((ptrdiff_t)512 << 10)
+/* The same where groups overlap, and the longest that do. With 83 rows of 200,000 float32 both together take 0.75 of
+ * the time of neither, overlapping alone 1.1; with rows of a million 1.05 and 1.3. */
+#define OVERLAPPED_ROW_BYTES ((ptrdiff_t)2 << 20)
 /* Groups of a panel below which reading takes longer (measured: 1 takes 1.3 times as long as 4 to 25). */
 #define NARROW_PANEL ((ptrdiff_t)4)
 /* Bytes of the strips of a panel: they stay in a core's second-level cache. */
@@ -31,9 +32,11 @@
  * as many take 0.99 of the time on one thread and 1.05 on two, where the groups at the ends of a step count for more;
  * half as many 1.05. */
 #define GROUP_BYTES ((ptrdiff_t)32768)
+/* The same where exponentials wait and groups do not overlap (with 64 MB of output 64 KiB take 1.25 times as long). */
+#define WAITING_BYTES ((ptrdiff_t)16384)
 /* Bytes of the strips of a batch of short rows: with what is written they fill a first-level cache. */
 #define BATCH_BYTES ((ptrdiff_t)16384)
-/* Bytes of the longest rows that are fetched into the cache ahead of their turn. */
+/* Bytes of the longest rows that are fetched into the cache ahead of their turn, where groups do not overlap. */
 #define PREFETCH_BYTES ((ptrdiff_t)131072)
 /* Scratch memory of a small job, on the stack. */
 #define SMALL_SCRATCH 20480
@@ -112,24 +115,25 @@ static void plan_horizontal(struct plan *plan, const struct kernels *kernels, in
     const struct fsm_job *job = plan->job;
     const struct fsm_operand *x = &job->operands[FSM_X], *out = &job->operands[FSM_OUT];
     ptrdiff_t itemsize = job->is_double ? 8 : 4, row_bytes = job->n * itemsize;
-    int last = job->dimensions - 1;
+    int last = job->dimensions - 1, waits = exponentials_wait(job->operation);
+    plan->overlaps = kernels->overlap && sums_exponentials_alone(plan) && !plan->is_scaled &&
+                     job->n >= kernels->short_row && row_bytes <= OVERLAPPED_ROW_BYTES && x->axis_stride == itemsize &&
+                     (!writes_elements(plan) || out->axis_stride == itemsize);
     int fits = job->operation == FSM_LOG_SOFTMAX ||
-               (exponentials_wait(job->operation) && row_bytes <= STREAM_ROW_BYTES);
-    plan->streamed = fits &&
-                     has(plan, FSM_OUT) && out->axis_stride == itemsize && row_bytes * job->rows >= STREAM_BYTES;
+               (waits && row_bytes <= (plan->overlaps ? OVERLAPPED_ROW_BYTES : WAITING_ROW_BYTES));
+    plan->streamed =
+        fits && has(plan, FSM_OUT) && out->axis_stride == itemsize && row_bytes * job->rows >= STREAM_BYTES;
+    ptrdiff_t group_bytes = plan->streamed && waits && !plan->overlaps ? WAITING_BYTES : GROUP_BYTES;
     /* As many rows of one block as share the work across lanes, a power of two of them: summed losses go by pieces of
      * 16 rows or a multiple, which are to be whole groups. But two groups or more for each thread. */
     plan->group_rows = job->n <= BLOCK ? kernels->lanes : 1;
-    while (plan->group_rows > 1 && (plan->group_rows * row_bytes > GROUP_BYTES ||
+    while (plan->group_rows > 1 && (plan->group_rows * row_bytes > group_bytes ||
                                     (threads > 1 && plan->group_rows * 2 * threads > job->rows)))
         plan->group_rows /= 2;
     /* Longer rows would push each other out of the second-level cache; others are read from a copy. */
     if (x->axis_stride == itemsize && !plan->is_weighted && job->shape[last] > plan->group_rows &&
         plan->group_rows * row_bytes <= PREFETCH_BYTES)
         plan->ahead = plan->group_rows * x->strides[last] / itemsize;
-    plan->overlaps = sums_exponentials_alone(plan) && !plan->is_scaled &&
-                     job->n >= kernels->short_row && row_bytes <= STREAM_ROW_BYTES && x->axis_stride == itemsize &&
-                     (!writes_elements(plan) || out->axis_stride == itemsize);
 }
 
 /* Whether rows are transposed. A single short row takes less time if its sum is found element by element, instead of
@@ -168,10 +172,8 @@ static void make_plan(struct plan *plan, struct fsm_job *job, const struct kerne
     if (plan->vertical) plan_vertical(plan, kernels, columns, threads);
     else plan_horizontal(plan, kernels, threads);
     plan->scratch_bytes = most(plan->batch_groups, plan->panel_groups) * plan->group_scratch_bytes;
-    if (plan->streamed && exponentials_wait(job->operation)) {
-        plan->waiting_bytes = round_up(job->n * itemsize, ALIGNMENT) + ALIGNMENT;
-        plan->scratch_bytes += (plan->overlaps ? 2 : 1) * plan->group_rows * plan->waiting_bytes;
-    }
+    plan->waiting_bytes =
+        plan->streamed && exponentials_wait(job->operation) ? round_up(job->n * itemsize, ALIGNMENT) + ALIGNMENT : 0;
 }
 
 /* What the threads of a job share. */
@@ -336,6 +338,7 @@ enum fsm_status fsm_run(struct fsm_job *job)
     int team = claim_team(threads);
     int by_blocks = team > 1 && run.plan.blocks > 1 && groups < 4 * (ptrdiff_t)team && groups % team != 0;
     if (by_blocks) run.plan.streamed = 0;
+    else run.plan.scratch_bytes += (run.plan.overlaps ? 2 : 1) * run.plan.group_rows * run.plan.waiting_bytes;
 
     struct arena arena = {0};
     ptrdiff_t scratch_at = reserve(&arena, team, run.plan.scratch_bytes);

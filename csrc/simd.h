@@ -87,7 +87,8 @@ INLINE vec fma_(vec a, vec b, vec c)
 #endif
 }
 
-/* a * b where it may underflow. A multiplication takes Zen 4 twice as long then, a fused multiply-add does not. */
+/* a * b where it may underflow. A multiplication takes Zen 4 twice as long then, a fused multiply-add does not (Clang
+ * makes a multiplication of it again). */
 INLINE vec tiny_product(vec a, vec b)
 {
 #if HAS_FMA

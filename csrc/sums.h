@@ -298,7 +298,8 @@ INLINE ptrdiff_t horizontal_chains(struct chain chains[], const struct sum_strip
     struct step step = read_step(strip, i, all, 1, mode);
     for (; i < end; i += CHAINS) {
         /* CHAINS reals are a line of memory. The sums leave the memory idle, the max would wait for it. */
-        if (!alongside) prefetch(strip->x + i + strip->ahead);
+        if (alongside) prefetch_near(alongside->next + alongside->read + READ_AHEAD);
+        else prefetch(strip->x + i + strip->ahead);
         for (int c = 0; c < CHAIN_VECTORS; c++) {
             ptrdiff_t at = i + c * LANES, following = at + LANES < end ? at + LANES : at;
             struct step next = read_step(strip, following, all, 1, mode);
@@ -455,8 +456,7 @@ INLINE void sums_of_strips(const struct sum_strips *strips, struct row_sums sums
     }
 }
 
-/* The same of horizontal strips of SHORT_ROW elements or more, for the modes of PLAIN_MODES. */
-#define PLAIN_MODES (STORE | KEEP_MAX_OUT | UNCLAMPED)
+/* The same of horizontal strips of SHORT_ROW elements or more, without a temperature or a second operand. */
 INLINE void sums_with_alongside(const struct sum_strips *strips, struct row_sums sums[],
                                 const struct strips_alongside *alongside, int mode, struct writing writing)
 {

@@ -394,7 +394,7 @@ def test_rows_transposed_or_not(isa, dtype, n, count):
 
 
 def make_groups_that_differ(n, dtype):
-    """So many rows that several groups of them go through their phases together, each group with rows of its own kind."""
+    """So many rows that groups of them overlap, each group with rows of its own kind."""
     x = cases.make_rows(10 if n > 4096 else 75, n, dtype).x
     kinds = x[:: len(x) // 9]
     kinds[:6, n // 2] = [50, np.nan, -3e38, 1e4, np.inf, -200]
@@ -424,6 +424,10 @@ def test_groups_that_overlap(isa, dtype, n, thread_count):
             fsm.softmax_cross_entropy(x, labels, **options),
         ]
 
+    def gradient(x, labels, sample_weight, out=None):
+        options = {"reduction": "none", "ignore_index": -100, "sample_weight": sample_weight, "out": out}
+        return fsm.softmax_cross_entropy_grad(x, labels, **options)
+
     rows = [results(x[i : i + 1], labels[i : i + 1], [None] * 3) for i in range(len(x))]
     expected = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
     with fsm.num_threads(thread_count):
@@ -433,20 +437,25 @@ def test_groups_that_overlap(isa, dtype, n, thread_count):
         for function, at in ((fsm.softmax, 0), (fsm.log_softmax, 1)):
             y = x.copy()
             assert_same_bytes([function(y, out=y)], [expected[at]], (isa, n))
+        for weights in (np.ones(len(x)), np.arange(len(x)) / 4):
+            parts = [gradient(x[i : i + 1], labels[i : i + 1], weights[i : i + 1]) for i in range(len(x))]
+            y = x.copy()
+            assert_same_bytes([gradient(y, labels, weights, out=y)], [np.concatenate(parts)], (isa, n))
 
 
-def test_streamed_groups_that_overlap(dtype):
+def test_streamed_groups_that_overlap(isa, dtype):
     """The same past the caches: rows that share lines of memory, certain ones, ignored ones, a part of a group last."""
     for n in (300, 1003, 4100, 50_000):
         x, labels = make_groups_that_differ(n, dtype)
         copies = 20_000_000 // x.nbytes + 1
         many, many_labels = np.tile(x, (copies, 1))[:-1], np.tile(labels, copies)[:-1]
         for function in (
-            lambda x, labels: [fsm.softmax(x)],
-            lambda x, labels: [fsm.log_softmax(x)],
-            lambda x, y: fsm.softmax_cross_entropy_value_and_grad(x, y, reduction="none", ignore_index=-100),
+            lambda x, labels, out: fsm.softmax(x, out=out),
+            lambda x, labels, out: fsm.log_softmax(x, out=out),
+            lambda x, y, out: fsm.softmax_cross_entropy_grad(x, y, reduction="none", ignore_index=-100, out=out),
         ):
-            expected, got = function(x, labels), function(many, many_labels)
-            for first in range(0, len(many), len(x)):
-                parts = [a[first : first + len(x)] for a in got]
-                assert_same_bytes(parts, [a[: len(parts[0])] for a in expected], n)
+            expected, in_place = function(x, labels, None), many.copy()
+            for got in (function(many, many_labels, None), function(in_place, many_labels, in_place)):
+                for first in range(0, len(many), len(x)):
+                    part = got[first : first + len(x)]
+                    assert_same_bytes([part], [expected[: len(part)]], (isa, n))
