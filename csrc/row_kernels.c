@@ -211,8 +211,8 @@ INLINE ptrdiff_t run_vertical_batch(const struct plan *plan, ptrdiff_t first, pt
 
 /* Most of what is done for a group besides its elements is to ask the plan what to do. For the commonest jobs, of
  * transposed rows in vertical groups or of a few rows of one block in a horizontal one, the answers are constants, and
- * `flatten` puts all that asks where the compiler sees them. `mode` is that of the sums. (Where the arithmetic itself is
- * slow, the copies would be half of the library and not worth it.) */
+ * `flatten` puts all that asks where the compiler sees them. `mode` is that of the sums. (Where the arithmetic itself
+ * is slow, the copies would be half of the library and not worth it.) */
 #define KNOWN_ROWS(name, is_vertical, known_operation, known_operands, mode)                       \
     static __attribute__((flatten)) void name(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, \
                                               real *losses, void *scratch)                         \
