@@ -194,8 +194,9 @@ void release_team(int team)
 /* Each thread begins with a run of its own, the same from call to call, so that it finds again
  * what its caches hold. It takes the run in steps, and then helps with the others' runs: who
  * comes late finds the work done. (OpenMP's region still ends only when every thread has come.)
- * A step is three quarters of what is left, as the groups of rows at its ends do not overlap with others
- * (overlap.h), but no less than so much of a run. */
+ * A step is three quarters of what is left of the thread's own run, as the groups of rows at its
+ * ends do not overlap with others (overlap.h); but no less than so much of a run, as it takes of
+ * others' runs, whose own threads may come yet. */
 #define MOST_RUNS 64
 #define LEAST_STEP(run_length) ((run_length) / 8)
 
@@ -215,11 +216,11 @@ static void cut_into_runs(struct run_of_items *runs, ptrdiff_t number, ptrdiff_t
 }
 
 /* The next step of a run; returns its length, 0 where nothing is left. */
-static ptrdiff_t take_step(struct run_of_items *run, ptrdiff_t least, ptrdiff_t *first)
+static ptrdiff_t take_step(struct run_of_items *run, ptrdiff_t least, int is_own, ptrdiff_t *first)
 {
     *first = atomic_load_explicit(&run->next, memory_order_relaxed);
     for (;;) {
-        ptrdiff_t left = run->last - *first, step = left - left / 4 > least ? left - left / 4 : least;
+        ptrdiff_t left = run->last - *first, step = is_own && left - left / 4 > least ? left - left / 4 : least;
         if (step > left) step = left;
         if (step <= 0 || atomic_compare_exchange_weak_explicit(&run->next, first, *first + step, memory_order_relaxed,
                                                                memory_order_relaxed))
@@ -232,7 +233,7 @@ static void work_off(struct run_of_items *runs, ptrdiff_t number, ptrdiff_t leas
 {
     for (ptrdiff_t turn = 0; turn < number; turn++) {
         struct run_of_items *run = &runs[(thread + turn) % number];
-        for (ptrdiff_t first, step; (step = take_step(run, least_step, &first)) > 0;)
+        for (ptrdiff_t first, step; (step = take_step(run, least_step, turn == 0, &first)) > 0;)
             work(context, first, first + step, thread);
     }
 }
