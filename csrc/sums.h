@@ -304,8 +304,8 @@ INLINE ptrdiff_t horizontal_chains(struct chain chains[], const struct sum_strip
             ptrdiff_t at = i + c * LANES, following = at + LANES < end ? at + LANES : at;
             struct step next = read_step(strip, following, all, 1, mode);
             if (alongside) read_alongside(alongside);
-            /* Before this row's exponentials are stored: where rows are a multiple of 4096 bytes apart, a load waits for
-             * a store to the same place in another page (measured: 1.1 times as long). */
+            /* Before this row's exponentials are stored: where rows lie a multiple of 4096 bytes apart, a load waits
+             * for a store to the same place in another page (measured: 1.1 times as long). */
             if (alongside && writing.last != COPY) write_alongside(alongside, writing);
             add_step(&chains[c], strip, step, at, all, 1, mode);
             step = next;
