@@ -8,7 +8,7 @@
 #include "last_step.h"
 
 /* Reals to what is fetched while the max of a row is found: in most arrays the next rows. Measured with 64 MB: a
- * quarter of it takes up to 1.07 times as long, an eighth 1.25, nothing at all 1.6. */
+ * quarter of it takes up to 1.07 times as long, an eighth 1.3, nothing at all 1.6. */
 #define READ_AHEAD ((ptrdiff_t)(16384 / sizeof(real)))
 
 /* How a row is written: `last` as in last_step.h, but COPY where nothing is written alongside. A constant. */

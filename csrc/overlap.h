@@ -33,7 +33,6 @@ typedef void overlapped_function(const struct sum_strips *strips, struct row_sum
 
 static overlapped_function *overlapped_function_of(const struct plan *plan, enum last_step last, int are_unclamped)
 {
-    int stores = stores_exponentials(plan);
 #define EITHER(name) (are_unclamped ? name##_unclamped : name)
 #if HAS_STREAMS
     if (plan->streamed && last != COPY) {
@@ -48,7 +47,7 @@ static overlapped_function *overlapped_function_of(const struct plan *plan, enum
     case TO_LOG: return EITHER(log_beside_log);
     default:
         if (!keeps_max_out(plan)) return EITHER(store_beside_none);
-        return stores ? EITHER(log_store_beside_none) : EITHER(log_beside_none);
+        return stores_exponentials(plan) ? EITHER(log_store_beside_none) : EITHER(log_beside_none);
     }
 #undef EITHER
 }
