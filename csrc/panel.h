@@ -79,7 +79,7 @@ INLINE void read_tile(const struct plan *plan, struct panel *panel, ptrdiff_t fi
     for (int g = 0; g < count; g++) panel->extremes[first_group + g] = found[g];
 }
 
-static void read_panel(const struct plan *plan, struct panel *panel, void *scratch)
+NOT_INLINE void read_panel(const struct plan *plan, struct panel *panel, void *scratch)
 {
     const struct fsm_operand *x = &plan->job->operands[FSM_X];
     const char *start = x->data + row_offset(plan->job, x, panel->first_row);
@@ -126,7 +126,7 @@ INLINE void write_lines(const struct plan *plan, const struct panel *panel, void
     }
 }
 
-static void write_panel(const struct plan *plan, const struct panel *panel, void *scratch)
+NOT_INLINE void write_panel(const struct plan *plan, const struct panel *panel, void *scratch)
 {
 #define WRITE(step)                                                                                \
     do {                                                                                           \

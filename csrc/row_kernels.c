@@ -7,6 +7,12 @@
  *   logsumexp      m + L
  * and the losses of losses.h. S is found as count + q, count the number of elements equal
  * to m and q the rest, wherever a logarithm of it is taken. */
+#if defined(__GNUC__) && !defined(__clang__)
+/* GCC's own copies of a function for some caller's constants are not put into a flattened one, which would lose what it
+ * knows of its plan: the kernels would be 2.4 times as large, and columns of 10 take 1.1 times as long. */
+#pragma GCC optimize("no-ipa-cp-clone")
+#endif
+
 #ifndef REAL_BITS /* bare: float32 in 16 bytes, so that editors and -S just work */
 #define REAL_BITS 32
 #define VECTOR_BYTES 16
@@ -56,6 +62,32 @@ static void sum_batch(const struct plan *plan, struct group *groups, ptrdiff_t c
             *sums = add_sums(*sums, of_block);
         }
     }
+}
+
+/* The one chain of a plain job's short rows; `mode` is a constant. */
+INLINE struct chain chain_of_short_rows(const struct plan *plan, const struct group *group, void *scratch, int mode,
+                                        struct lines_ahead *ahead)
+{
+    struct sum_strip strip;
+    strip.length = plan->job->n;
+    strip.shift = group->shift;
+    strip.row_max = group->row_max;
+    strip.x = strip.e = strip_memory(plan, scratch, STRIP_X);
+    return any_lane(group->clamped) ? vertical_chain(&strip, 0, 1, mode, ahead)
+                                    : vertical_chain(&strip, 0, 1, mode | UNCLAMPED, ahead);
+}
+
+/* As sum_batch for rows of one chain; `mode` is a constant. */
+INLINE void chains_of_short_batch(const struct plan *plan, struct group *groups, ptrdiff_t count, void *scratch,
+                                  int mode, struct lines_ahead *ahead)
+{
+    for (ptrdiff_t g = 0; g < count; g++) {
+        struct chain chain = chain_of_short_rows(plan, &groups[g], group_scratch(plan, scratch, g), mode, ahead);
+        groups[g].sums.total = (struct pair){chain.sum, chain.compensation};
+        groups[g].sums.ties = ties_of_chain(chain, mode);
+    }
+    for (ptrdiff_t g = 0; g < count; g++)
+        groups[g].sums.total = sum_of_chain(groups[g].sums.total.high, groups[g].sums.total.low, mode);
 }
 
 static void write_batch(const struct plan *plan, const struct group *groups, ptrdiff_t count, void *scratch)
@@ -120,20 +152,35 @@ static ptrdiff_t run_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t l
     return end;
 }
 
-static ptrdiff_t run_panel(const struct plan *plan, ptrdiff_t first, ptrdiff_t group_count, real *losses,
-                           void *scratch)
+/* The lines of the panel that begins with this row; where none does, again and again one that has just been read. */
+static struct lines_ahead lines_of_panel(const struct plan *plan, ptrdiff_t row, ptrdiff_t last)
+{
+    const struct fsm_operand *x = &plan->job->operands[FSM_X];
+    ptrdiff_t groups = row < last ? groups_of_panel(plan, row, last) : 0;
+    const char *start = x->data + row_offset(plan->job, x, groups ? row : row - 1);
+    return runs_of_lines(start, groups ? groups * VECTOR_BYTES : LINE_BYTES, groups ? x->axis_stride : 0);
+}
+
+/* The groups of a panel from row `first` on; the mode of a short row's one chain is a constant, or ANY_MODE. What is
+ * known of the plan would be known no longer if another function got its address: those are given the `whole` plan. */
+#define ANY_MODE (-1)
+INLINE ptrdiff_t run_panel(const struct plan *plan, const struct plan *whole, ptrdiff_t first, ptrdiff_t group_count,
+                           ptrdiff_t last, real *losses, void *scratch, int mode)
 {
     struct panel panel;
     struct group groups[BATCH_GROUPS];
     ptrdiff_t end = first + group_count * LANES;
     panel.first_row = first;
     panel.groups = group_count;
-    read_panel(plan, &panel, scratch);
+    read_panel(whole, &panel, scratch);
+    /* The next panel comes into the second-level cache while this one is summed. */
+    struct lines_ahead ahead = lines_of_panel(plan, end, last);
     for (ptrdiff_t done = 0, count; done < group_count; done += count) {
         void *batch_scratch = group_scratch(plan, scratch, done);
         count = begin_batch(plan, groups, BATCH_GROUPS, first + done * LANES, end);
         end_max_batch(plan, groups, count, panel.extremes + done);
-        sum_batch(plan, groups, count, batch_scratch);
+        if (mode == ANY_MODE) sum_batch(plan, groups, count, batch_scratch);
+        else chains_of_short_batch(plan, groups, count, batch_scratch, mode, &ahead);
         end_groups(plan, groups, count, losses ? losses + done * LANES : NULL);
         if (!writes_elements(plan)) continue;
         if (!plan->writes_panels) {
@@ -146,48 +193,27 @@ static ptrdiff_t run_panel(const struct plan *plan, ptrdiff_t first, ptrdiff_t g
                 panel.last_values[done + g] = last_values_of(&groups[g], panel_step_of(plan));
         }
     }
-    if (plan->writes_panels) write_panel(plan, &panel, scratch);
+    if (plan->writes_panels) write_panel(whole, &panel, scratch);
     return end;
+}
+
+NOT_INLINE ptrdiff_t run_batch_or_panel(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses,
+                                        void *scratch)
+{
+    ptrdiff_t groups = groups_of_panel(plan, first, last);
+    return groups ? run_panel(plan, plan, first, groups, last, losses, scratch, ANY_MODE)
+                  : run_batch(plan, first, last, losses, scratch);
 }
 
 static void any_rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch)
 {
-    for (ptrdiff_t row = first; row < last;) {
-        real *row_losses = losses ? losses + (row - first) : NULL;
-        ptrdiff_t groups = groups_of_panel(plan, row, last);
-        row = groups ? run_panel(plan, row, groups, row_losses, scratch)
-                     : run_batch(plan, row, last, row_losses, scratch);
-    }
+    for (ptrdiff_t row = first; row < last;)
+        row = run_batch_or_panel(plan, row, last, losses ? losses + (row - first) : NULL, scratch);
 }
 
 typedef void rows_function(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch);
 
 #if HAS_FMA
-/* The one chain of a plain job's short rows; `mode` is a constant. */
-INLINE struct chain chain_of_short_rows(const struct plan *plan, const struct group *group, void *scratch, int mode)
-{
-    struct sum_strip strip;
-    strip.length = plan->job->n;
-    strip.shift = group->shift;
-    strip.row_max = group->row_max;
-    strip.x = strip.e = strip_memory(plan, scratch, STRIP_X);
-    return any_lane(group->clamped) ? vertical_chain(&strip, 0, 1, mode)
-                                    : vertical_chain(&strip, 0, 1, mode | UNCLAMPED);
-}
-
-/* As sum_batch for rows of one chain; `mode` is a constant. */
-INLINE void chains_of_short_batch(const struct plan *plan, struct group *groups, ptrdiff_t count, void *scratch,
-                                  int mode)
-{
-    for (ptrdiff_t g = 0; g < count; g++) {
-        struct chain chain = chain_of_short_rows(plan, &groups[g], group_scratch(plan, scratch, g), mode);
-        groups[g].sums.total = (struct pair){chain.sum, chain.compensation};
-        groups[g].sums.ties = ties_of_chain(chain, mode);
-    }
-    for (ptrdiff_t g = 0; g < count; g++)
-        groups[g].sums.total = sum_of_chain(groups[g].sums.total.high, groups[g].sums.total.low, mode);
-}
-
 /* As run_batch for transposed rows; the mode of a short row's one chain is a constant. */
 INLINE ptrdiff_t run_vertical_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses,
                                     void *scratch, int mode)
@@ -201,7 +227,7 @@ INLINE ptrdiff_t run_vertical_batch(const struct plan *plan, ptrdiff_t first, pt
         if (end < last) prefetch_group(plan, &groups[g], plan->batch_groups * LANES);
     }
     end_max_batch(plan, groups, count, extremes);
-    if (plan->job->n < SHORT_ROW) chains_of_short_batch(plan, groups, count, scratch, mode);
+    if (plan->job->n < SHORT_ROW) chains_of_short_batch(plan, groups, count, scratch, mode, NULL);
     else sum_batch(plan, groups, count, scratch);
     end_groups(plan, groups, count, losses);
     for (ptrdiff_t g = 0; g < count && writes_elements(plan); g++)
@@ -209,59 +235,79 @@ INLINE ptrdiff_t run_vertical_batch(const struct plan *plan, ptrdiff_t first, pt
     return end;
 }
 
-/* Most of what is done for a group besides its elements is to ask the plan what to do. For the commonest jobs, of
- * transposed rows in vertical groups or of a few rows of one block in a horizontal one, the answers are constants, and
- * `flatten` puts all that asks where the compiler sees them. `mode` is that of the sums. (Where the arithmetic itself
- * is slow, the copies would be half of the library and not worth it.) */
-#define KNOWN_ROWS(name, is_vertical, known_operation, known_operands, mode)                       \
+/* Most of what is done for a group besides its elements is to ask the plan what to do. For the commonest jobs the
+ * answers are constants, and `flatten` puts all that asks where the compiler sees them. (Where the arithmetic itself is
+ * slow, the copies would be half of the library and not worth it.) */
+enum known_groups {
+    TRANSPOSED, /* vertical groups of rows */
+    PANELS,     /* of columns, SHORT_ROW at most */
+    ONE_BLOCK,  /* a few rows of one block in a horizontal group */
+};
+
+/* Returns the row after the last one of a batch or a panel; `known` and the mode of the sums are constants. */
+INLINE ptrdiff_t run_known(const struct plan *plan, const struct plan *whole, enum known_groups known, ptrdiff_t first,
+                           ptrdiff_t last, real *losses, void *scratch, int mode)
+{
+    if (known == TRANSPOSED) return run_vertical_batch(plan, first, last, losses, scratch, mode);
+    if (known == ONE_BLOCK) return run_batch(plan, first, last, losses, scratch);
+    ptrdiff_t groups = groups_of_panel(plan, first, last);
+    return groups ? run_panel(plan, whole, first, groups, last, losses, scratch, mode)
+                  : run_batch_or_panel(whole, first, last, losses, scratch);
+}
+
+#define KNOWN_ROWS(name, known_groups, known_operation, known_operands, mode)                      \
     static __attribute__((flatten)) void name(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, \
                                               real *losses, void *scratch)                         \
     {                                                                                              \
         struct plan known = *plan;                                                                 \
         known.operation = known_operation;                                                         \
         known.operands = known_operands;                                                           \
-        known.vertical = is_vertical;                                                              \
+        known.vertical = known_groups != ONE_BLOCK;                                                \
         known.blocks = 1;                                                                          \
-        if (is_vertical) known.group_rows = LANES;                                                 \
+        if (known.vertical) known.group_rows = LANES;                                              \
         else known.batch_groups = 1;                                                               \
-        known.skew = known.panel_groups = 0;                                                       \
+        if (known_groups == PANELS) known.writes_panels = (known_operation) != FSM_LOGSUMEXP;      \
+        else known.skew = known.panel_groups = 0;                                                  \
         known.is_scaled = known.is_weighted = known.has_dense_targets = known.streamed = 0;        \
-        for (ptrdiff_t row = first; row < last;) {                                                 \
-            real *row_losses = losses ? losses + (row - first) : NULL;                             \
-            row = is_vertical ? run_vertical_batch(&known, row, last, row_losses, scratch, mode)   \
-                              : run_batch(&known, row, last, row_losses, scratch);                 \
-        }                                                                                          \
+        for (ptrdiff_t row = first; row < last;)                                                   \
+            row = run_known(&known, plan, known_groups, row, last, losses ? losses + (row - first) : NULL, \
+                            scratch, mode);                                                        \
     }
-#define KNOWN_ROWS_OF_BOTH(name, operation, operands, mode)                                        \
-    KNOWN_ROWS(vertical_##name##_rows, 1, operation, operands, mode)                               \
-    KNOWN_ROWS(one_block_##name##_rows, 0, operation, operands, mode)
+#define KNOWN_ROWS_OF_ALL(name, operation, operands, mode)                                         \
+    KNOWN_ROWS(transposed_##name##_rows, TRANSPOSED, operation, operands, mode)                    \
+    KNOWN_ROWS(panels_##name##_rows, PANELS, operation, operands, mode)                            \
+    KNOWN_ROWS(one_block_##name##_rows, ONE_BLOCK, operation, operands, mode)
 #define BIT(name) (1u << FSM_##name)
 #define VALUE_AND_GRAD_OPERANDS (BIT(X) | BIT(OUT) | BIT(LABELS))
 #define GRAD_HESS_OPERANDS (BIT(X) | BIT(OUT) | BIT(HESSIAN) | BIT(LABELS))
-KNOWN_ROWS_OF_BOTH(softmax, FSM_SOFTMAX, BIT(X) | BIT(OUT), STORE)
-KNOWN_ROWS_OF_BOTH(log_softmax, FSM_LOG_SOFTMAX, BIT(X) | BIT(OUT), KEEP_MAX_OUT)
-KNOWN_ROWS_OF_BOTH(logsumexp, FSM_LOGSUMEXP, BIT(X) | BIT(ROW_OUT), KEEP_MAX_OUT)
-KNOWN_ROWS_OF_BOTH(value_and_grad, FSM_CROSS_ENTROPY, VALUE_AND_GRAD_OPERANDS, KEEP_MAX_OUT | STORE)
-KNOWN_ROWS(vertical_grad_hess_rows, 1, FSM_GRAD_HESS, GRAD_HESS_OPERANDS, STORE)
+KNOWN_ROWS_OF_ALL(softmax, FSM_SOFTMAX, BIT(X) | BIT(OUT), STORE)
+KNOWN_ROWS_OF_ALL(log_softmax, FSM_LOG_SOFTMAX, BIT(X) | BIT(OUT), KEEP_MAX_OUT)
+KNOWN_ROWS_OF_ALL(logsumexp, FSM_LOGSUMEXP, BIT(X) | BIT(ROW_OUT), KEEP_MAX_OUT)
+KNOWN_ROWS_OF_ALL(value_and_grad, FSM_CROSS_ENTROPY, VALUE_AND_GRAD_OPERANDS, KEEP_MAX_OUT | STORE)
+KNOWN_ROWS(transposed_grad_hess_rows, TRANSPOSED, FSM_GRAD_HESS, GRAD_HESS_OPERANDS, STORE)
 
 static rows_function *rows_function_of(const struct plan *plan, ptrdiff_t count)
 {
     if (plan->overlaps && count > plan->group_rows) return run_overlapped;
-    int is_vertical = plan->vertical && plan->job->n < TRANSPOSED_ROW && plan->panel_groups == 0;
-    int is_one_block = !plan->vertical && plan->blocks == 1 && !plan->streamed;
-    if (!(is_vertical || is_one_block) || plan->is_scaled || plan->has_dense_targets) return any_rows;
+    ptrdiff_t n = plan->job->n;
+    enum known_groups known;
+    if (plan->panel_groups > 0 && n < SHORT_ROW && plan->writes_panels == writes_elements(plan)) known = PANELS;
+    else if (plan->panel_groups == 0 && plan->vertical && n < TRANSPOSED_ROW) known = TRANSPOSED;
+    else if (!plan->vertical && plan->blocks == 1 && !plan->streamed) known = ONE_BLOCK;
+    else return any_rows;
+    if (plan->is_scaled || plan->has_dense_targets) return any_rows;
+#define KNOWN(name)                                                                                \
+    (known == TRANSPOSED ? transposed_##name##_rows : known == PANELS ? panels_##name##_rows : one_block_##name##_rows)
     switch (plan->operation) {
-    case FSM_SOFTMAX: return is_vertical ? vertical_softmax_rows : one_block_softmax_rows;
-    case FSM_LOG_SOFTMAX: return is_vertical ? vertical_log_softmax_rows : one_block_log_softmax_rows;
-    case FSM_LOGSUMEXP:
-        if (plan->operands != (BIT(X) | BIT(ROW_OUT))) return any_rows;
-        return is_vertical ? vertical_logsumexp_rows : one_block_logsumexp_rows;
-    case FSM_CROSS_ENTROPY:
-        if (plan->operands != VALUE_AND_GRAD_OPERANDS) return any_rows;
-        return is_vertical ? vertical_value_and_grad_rows : one_block_value_and_grad_rows;
-    case FSM_GRAD_HESS: return is_vertical && plan->operands == GRAD_HESS_OPERANDS ? vertical_grad_hess_rows : any_rows;
+    case FSM_SOFTMAX: return KNOWN(softmax);
+    case FSM_LOG_SOFTMAX: return KNOWN(log_softmax);
+    case FSM_LOGSUMEXP: return plan->operands == (BIT(X) | BIT(ROW_OUT)) ? KNOWN(logsumexp) : any_rows;
+    case FSM_CROSS_ENTROPY: return plan->operands == VALUE_AND_GRAD_OPERANDS ? KNOWN(value_and_grad) : any_rows;
+    case FSM_GRAD_HESS:
+        return known == TRANSPOSED && plan->operands == GRAD_HESS_OPERANDS ? transposed_grad_hess_rows : any_rows;
     default: return any_rows;
     }
+#undef KNOWN
 }
 #else
 static rows_function *rows_function_of(const struct plan *plan, ptrdiff_t count)

@@ -12,6 +12,7 @@
 #define FASTSOFTMAX_SUMS_H
 
 #include "alongside.h"
+#include "lines_ahead.h"
 #include "vector_exp.h"
 
 #define CHAINS ((ptrdiff_t)(512 / REAL_BITS))
@@ -263,8 +264,10 @@ INLINE struct row_sums chain_total(struct chain chain, int mode)
 /* In the loops below a step is begun while the one before it is summed: together they are a longer chain of operations
  * than a processor looks ahead. The last step is followed by itself, unused. */
 
-/* The chain of a vertical strip that starts at step `first` and takes each `stride`-th. */
-INLINE struct chain vertical_chain(const struct sum_strip *strip, ptrdiff_t first, ptrdiff_t stride, int mode)
+/* The chain of a vertical strip that starts at step `first` and takes each `stride`-th. With each step a line of those
+ * ahead is asked for, if there are any. */
+INLINE struct chain vertical_chain(const struct sum_strip *strip, ptrdiff_t first, ptrdiff_t stride, int mode,
+                                   struct lines_ahead *ahead)
 {
     struct chain chain = new_chain(mode);
     lane_mask all = first_lanes(LANES);
@@ -275,6 +278,7 @@ INLINE struct chain vertical_chain(const struct sum_strip *strip, ptrdiff_t firs
         for (ptrdiff_t i = first; i < strip->length; i += stride) {
             ptrdiff_t following = i + stride < strip->length ? i + stride : i;
             struct step next = read_step(strip, following * LANES, all, 1, mode);
+            if (ahead) prefetch_line(ahead);
             add_step(&chain, strip, step, i * LANES, all, 1, mode);
             step = next;
         }
@@ -316,13 +320,13 @@ INLINE ptrdiff_t horizontal_chains(struct chain chains[], const struct sum_strip
 
 INLINE struct row_sums vertical_sums(const struct sum_strip *strip, int is_short, int mode)
 {
-    if (is_short) return chain_total(vertical_chain(strip, 0, 1, mode), mode);
+    if (is_short) return chain_total(vertical_chain(strip, 0, 1, mode, NULL), mode);
     int has_costs = mode & (TARGETS | PRODUCTS);
     struct pair totals[CHAINS], costs[CHAINS], masses[CHAINS];
     vec ties[CHAINS]; /* where they are whole numbers any order will do */
     struct row_sums sums = {.ties = splat(0)};
     for (ptrdiff_t c = 0; c < CHAINS; c++) {
-        struct row_sums of_chain = chain_total(vertical_chain(strip, c, CHAINS, mode), mode);
+        struct row_sums of_chain = chain_total(vertical_chain(strip, c, CHAINS, mode, NULL), mode);
         totals[c] = of_chain.total;
         if (mode & WEIGHTED) ties[c] = of_chain.ties;
         else sums.ties += of_chain.ties;

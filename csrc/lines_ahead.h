@@ -1,0 +1,27 @@
+/* Lines of memory that are asked for one by one while something else is done: runs of neighbouring lines, as far apart
+ * as the lines of a panel are. */
+#ifndef FASTSOFTMAX_LINES_AHEAD_H
+#define FASTSOFTMAX_LINES_AHEAD_H
+
+#include "simd.h"
+
+struct lines_ahead {
+    const char *next, *end; /* in a run, and its end */
+    ptrdiff_t run_bytes, jump; /* from the end of a run to the next one */
+};
+
+INLINE struct lines_ahead runs_of_lines(const char *start, ptrdiff_t run_bytes, ptrdiff_t stride)
+{
+    return (struct lines_ahead){start, start + run_bytes, run_bytes, stride - run_bytes};
+}
+
+INLINE void prefetch_line(struct lines_ahead *lines)
+{
+    prefetch(lines->next);
+    lines->next += LINE_BYTES;
+    if (lines->next < lines->end) return;
+    lines->next = lines->end + lines->jump;
+    lines->end = lines->next + lines->run_bytes;
+}
+
+#endif
