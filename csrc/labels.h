@@ -20,6 +20,19 @@ static inline int64_t read_label(const char *from, enum fsm_label_type type)
     return -1;
 }
 
+static inline ptrdiff_t label_bytes(enum fsm_label_type type)
+{
+    switch (type) {
+    case FSM_INT8:
+    case FSM_UINT8: return 1;
+    case FSM_INT16:
+    case FSM_UINT16: return 2;
+    case FSM_INT32:
+    case FSM_UINT32: return 4;
+    default: return 8;
+    }
+}
+
 /* CALL(type) with a constant for the commonest types: a loop over labels then asks but once. */
 #define WITH_CONSTANT_TYPE(type, CALL)                                                             \
     do {                                                                                           \
