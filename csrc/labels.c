@@ -18,7 +18,7 @@ static ptrdiff_t run_stride(const struct fsm_job *job, const struct fsm_operand 
 }
 
 /* Of a run's labels, `stride` bytes apart: how many are not ignored; *outside becomes negative if one of those is
- * no class. In operations that even the oldest vectors have, so that labels side by side are looked at two at a time. */
+ * no class. In operations that the oldest vectors have too: labels side by side are looked at two at a time. */
 static inline ptrdiff_t count_run(const struct fsm_job *job, const char *labels, ptrdiff_t stride,
                                   enum fsm_label_type type, int64_t *outside)
 {

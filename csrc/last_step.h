@@ -4,14 +4,19 @@
 
 #include "across_lanes.h"
 
-enum last_step { COPY, SCALE, SCALE_OR_ONE, TO_LOG };
+enum last_step { COPY, SCALE, SCALE_OR_ONE, SCALE_BUT_LABEL, TO_LOG };
 
 /* Of a group's rows, for its step alone. */
 struct last_values {
     union {
         struct {
             struct pair factor;
-            vec certain_above; /* probabilities above it are 1 */
+            union {
+                vec certain_above; /* probabilities above it are 1 */
+                struct {
+                    vec label, at_label; /* the element of this number (below 0: none) is that instead */
+                };
+            };
         };
         struct {
             vec row_max, log_sum;

@@ -99,7 +99,14 @@ INLINE enum last_step panel_step_of(const struct plan *plan)
 {
     if (plan->operation == FSM_SOFTMAX) return SCALE_OR_ONE;
     if (plan->operation == FSM_LOG_SOFTMAX && !plan->is_scaled) return TO_LOG;
+    if (plan->operation == FSM_CROSS_ENTROPY && !plan->has_dense_targets) return SCALE_BUT_LABEL;
     return COPY;
+}
+
+INLINE vec element_of_panel(vec element, ptrdiff_t i, enum last_step step, const struct last_values *values)
+{
+    if (step != SCALE_BUT_LABEL) return after_last_step(element, step, values);
+    return choose(equal(values->label, splat((real)i)), values->at_label, scaled(element, values->factor));
 }
 
 /* `step` and `streamed` are constants. */
@@ -114,7 +121,8 @@ INLINE void write_lines(const struct plan *plan, const struct panel *panel, void
     for (ptrdiff_t i = 0; i < n; i++, line += out->axis_stride) {
         const char *ahead = line_ahead(line, i, n, out->axis_stride, bytes, bytes);
         for (ptrdiff_t g = 0; g < panel->groups; g++) {
-            vec element = after_last_step(load(strip + g * strip_reals + i * LANES), step, &panel->last_values[g]);
+            vec element = load(strip + g * strip_reals + i * LANES);
+            element = element_of_panel(element, i, step, &panel->last_values[g]);
             real *to = (real *)(void *)line + g * LANES;
             if (streamed) {
                 stream(to, element);
@@ -135,6 +143,7 @@ NOT_INLINE void write_panel(const struct plan *plan, const struct panel *panel, 
     } while (0)
     switch (panel_step_of(plan)) {
     case SCALE_OR_ONE: WRITE(SCALE_OR_ONE); break;
+    case SCALE_BUT_LABEL: WRITE(SCALE_BUT_LABEL); break;
     case TO_LOG: WRITE(TO_LOG); break;
     default: WRITE(COPY); break;
     }

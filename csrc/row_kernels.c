@@ -189,8 +189,12 @@ INLINE ptrdiff_t run_panel(const struct plan *plan, const struct plan *whole, pt
         } else if (panel_step_of(plan) == COPY) {
             write_batch(plan, groups, count, batch_scratch);
         } else {
-            for (ptrdiff_t g = 0; g < count; g++)
+            for (ptrdiff_t g = 0; g < count; g++) {
+                /* Before their exponentials are scaled, as the scale is 0. */
+                if (panel_step_of(plan) == SCALE_BUT_LABEL)
+                    clear_ignored(plan, &groups[g], 0, strip_of_group(plan, batch_scratch, g), plan->job->n * LANES);
                 panel.last_values[done + g] = last_values_of(&groups[g], panel_step_of(plan));
+            }
         }
     }
     if (plan->writes_panels) write_panel(whole, &panel, scratch);
