@@ -406,6 +406,33 @@ def make_groups_that_differ(n, dtype):
     return x, labels
 
 
+def make_columns_that_differ(n, count, dtype):
+    """The columns as rows, each kind alone among plain ones."""
+    rng = np.random.default_rng(n)
+    x = (4 * rng.standard_normal((count, n))).astype(dtype)
+    for row, value in zip(
+        range(7, count, count // 40 + 1), [50, np.nan, -3e38, 1e4, np.inf, -200, -np.inf] * 5, strict=False
+    ):
+        x[row, rng.integers(n)] = value
+    x[count // 3] = -np.inf
+    x[count // 2] -= 1000
+    labels = rng.integers(0, n, count)
+    labels[::11] = -100
+    return x, labels
+
+
+def results_of_columns(x, labels, weights, places, axis):
+    options = {"axis": axis, "reduction": "none", "ignore_index": -100}
+    return [
+        fsm.softmax(x, axis, out=places[0]),
+        fsm.log_softmax(x, axis, out=places[1]),
+        fsm.logsumexp(x, axis),
+        fsm.softmax_cross_entropy(x, labels, **options),
+        *fsm.softmax_cross_entropy_value_and_grad(x, labels, out=places[2], **options),
+        fsm.softmax_cross_entropy_grad(x, labels, sample_weight=weights, out=places[3], **options),
+    ]
+
+
 @pytest.mark.parametrize("n", [160, 256, 300, 515, 1000, 4095, 4096, 4097, 4111, 9000, 20_001])
 @pytest.mark.parametrize("thread_count", [1, 2])
 def test_groups_that_overlap(isa, dtype, n, thread_count):
@@ -441,6 +468,36 @@ def test_groups_that_overlap(isa, dtype, n, thread_count):
             parts = [gradient(x[i : i + 1], labels[i : i + 1], weights[i : i + 1]) for i in range(len(x))]
             y = x.copy()
             assert_same_bytes([gradient(y, labels, weights, out=y)], [np.concatenate(parts)], (isa, n))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 21, 63, 64, 127, 128, 300, 1500])
+@pytest.mark.parametrize("thread_count", [1, 2])
+def test_panels_of_columns(isa, dtype, n, thread_count):
+    """Columns go in panels, one read while another is summed; as rows, none do."""
+    x, labels = make_columns_that_differ(n, 200_000 // n // 16 * 16 + 9, dtype)
+    weights = np.random.default_rng(n).integers(0, 3, len(x)) / 4
+    expected = results_of_columns(x, labels, weights, [None] * 4, axis=1)
+    columns = np.ascontiguousarray(x.T)
+    with fsm.num_threads(thread_count):
+        for places in ([None] * 4, [np.zeros((n, 2 * len(x)), dtype)[:, 5 : 5 + len(x)] for _ in range(4)]):
+            results = results_of_columns(columns, labels, weights, places, axis=0)
+            assert_same_bytes([result.T for result in results], expected, (isa, n))
+        halves = np.stack([columns[:, : len(x) // 2], columns[:, len(x) // 2 : len(x) // 2 * 2]])
+        expected = [result[: len(x) // 2 * 2] for result in expected]
+        halved = [values[: len(x) // 2 * 2].reshape(2, -1) for values in (labels, weights)]
+        for result, rows in zip(results_of_columns(halves, *halved, [None] * 4, axis=1), expected, strict=True):
+            result = np.concatenate([result[0].T, result[1].T])
+            assert_same_bytes([result], [rows], (isa, n))
+
+
+def test_streamed_panels_of_columns(isa, dtype):
+    """The same past the caches."""
+    for n, count in ((3, 1_400_003), (21, 201_000)):
+        x, labels = make_columns_that_differ(n, count, dtype)
+        weights = np.arange(count) % 3 / 4
+        expected = results_of_columns(x, labels, weights, [None] * 4, axis=1)
+        results = results_of_columns(np.ascontiguousarray(x.T), labels, weights, [None] * 4, axis=0)
+        assert_same_bytes([result.T for result in results], expected, (isa, n))
 
 
 def test_streamed_groups_that_overlap(isa, dtype):
