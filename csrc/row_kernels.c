@@ -270,7 +270,7 @@ INLINE ptrdiff_t run_known(const struct plan *plan, const struct plan *whole, en
         known.blocks = 1;                                                                          \
         if (known.vertical) known.group_rows = LANES;                                              \
         else known.batch_groups = 1;                                                               \
-        if (known_groups == PANELS) known.writes_panels = (known_operation) != FSM_LOGSUMEXP;      \
+        if (known_groups == PANELS) known.writes_panels = writes_elements(&known);                 \
         else known.skew = known.panel_groups = 0;                                                  \
         known.is_scaled = known.is_weighted = known.has_dense_targets = known.streamed = 0;        \
         for (ptrdiff_t row = first; row < last;)                                                   \
@@ -287,6 +287,7 @@ INLINE ptrdiff_t run_known(const struct plan *plan, const struct plan *whole, en
 KNOWN_ROWS_OF_ALL(softmax, FSM_SOFTMAX, BIT(X) | BIT(OUT), STORE)
 KNOWN_ROWS_OF_ALL(log_softmax, FSM_LOG_SOFTMAX, BIT(X) | BIT(OUT), KEEP_MAX_OUT)
 KNOWN_ROWS_OF_ALL(logsumexp, FSM_LOGSUMEXP, BIT(X) | BIT(ROW_OUT), KEEP_MAX_OUT)
+KNOWN_ROWS_OF_ALL(mean_loss, FSM_CROSS_ENTROPY, BIT(X) | BIT(LABELS), KEEP_MAX_OUT)
 KNOWN_ROWS_OF_ALL(value_and_grad, FSM_CROSS_ENTROPY, VALUE_AND_GRAD_OPERANDS, KEEP_MAX_OUT | STORE)
 KNOWN_ROWS(transposed_grad_hess_rows, TRANSPOSED, FSM_GRAD_HESS, GRAD_HESS_OPERANDS, STORE)
 
@@ -306,7 +307,9 @@ static rows_function *rows_function_of(const struct plan *plan, ptrdiff_t count)
     case FSM_SOFTMAX: return KNOWN(softmax);
     case FSM_LOG_SOFTMAX: return KNOWN(log_softmax);
     case FSM_LOGSUMEXP: return plan->operands == (BIT(X) | BIT(ROW_OUT)) ? KNOWN(logsumexp) : any_rows;
-    case FSM_CROSS_ENTROPY: return plan->operands == VALUE_AND_GRAD_OPERANDS ? KNOWN(value_and_grad) : any_rows;
+    case FSM_CROSS_ENTROPY:
+        if (plan->operands == (BIT(X) | BIT(LABELS))) return KNOWN(mean_loss);
+        return plan->operands == VALUE_AND_GRAD_OPERANDS ? KNOWN(value_and_grad) : any_rows;
     case FSM_GRAD_HESS:
         return known == TRANSPOSED && plan->operands == GRAD_HESS_OPERANDS ? transposed_grad_hess_rows : any_rows;
     default: return any_rows;
