@@ -244,7 +244,7 @@ INLINE ptrdiff_t run_vertical_batch(const struct plan *plan, ptrdiff_t first, pt
  * slow, the copies would be half of the library and not worth it.) */
 enum known_groups {
     TRANSPOSED, /* vertical groups of rows */
-    PANELS,     /* of columns, SHORT_ROW at most */
+    PANELS,     /* of columns shorter than SHORT_ROW */
     ONE_BLOCK,  /* a few rows of one block in a horizontal group */
 };
 
