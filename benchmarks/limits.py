@@ -20,7 +20,7 @@ from fastsoftmax._timing import Call, measure
 ROOT = Path(__file__).resolve().parent.parent
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512"]
-#: Bytes in a vector and compiler options, as in setup.py.
+#: Bytes in a vector and compiler options, as in setup.py (which spares the scalar kernels -O3).
 OPTIONS = {"scalar": (16, []), "neon": (16, []), "avx2": (32, AVX2), "avx512": (64, AVX512)}
 
 #: Bytes from which the library writes past the caches (STREAM_BYTES in csrc/run.c).

@@ -213,11 +213,7 @@ INLINE struct last_values last_values_of(const struct group *group, enum last_st
     if (step == TO_LOG) {
         values.row_max = group->row_max;
         values.log_sum = group->log_sum.high;
-    } else {
-        values.factor = group->factor;
-        values.certain_above = group->certain_above;
-    }
-    if (step == SCALE_BUT_LABEL) {
+    } else if (step == SCALE_BUT_LABEL) {
         /* Where a row is ignored 1 / sum may be NaN, and so may the gradient at its label. */
         lane_mask ignored = equal(group->weight, splat(0));
         values.factor.high = choose(ignored, splat(0), group->factor.high);
@@ -226,6 +222,9 @@ INLINE struct last_values last_values_of(const struct group *group, enum last_st
         for (ptrdiff_t lane = 0; lane < LANES; lane++) labels[lane] = (real)group->label[lane];
         values.label = choose(ignored, splat(-1), load(labels));
         values.at_label = group->at_label;
+    } else {
+        values.factor = group->factor;
+        values.certain_above = group->certain_above;
     }
     return values;
 }

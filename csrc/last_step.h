@@ -4,7 +4,13 @@
 
 #include "across_lanes.h"
 
-enum last_step { COPY, SCALE, SCALE_OR_ONE, SCALE_BUT_LABEL, TO_LOG };
+enum last_step {
+    COPY,
+    SCALE,
+    SCALE_OR_ONE,
+    SCALE_BUT_LABEL, /* of panels alone: element_of_panel */
+    TO_LOG,
+};
 
 /* Of a group's rows, for its step alone. */
 struct last_values {

@@ -8,11 +8,12 @@
 struct lines_ahead {
     const char *next, *end; /* in a run, and its end */
     ptrdiff_t run_bytes, jump; /* from the end of a run to the next one */
+    ptrdiff_t runs_left;       /* with this one; after them the last line is asked for again and again */
 };
 
-INLINE struct lines_ahead runs_of_lines(const char *start, ptrdiff_t run_bytes, ptrdiff_t stride)
+INLINE struct lines_ahead runs_of_lines(const char *start, ptrdiff_t run_bytes, ptrdiff_t stride, ptrdiff_t runs)
 {
-    return (struct lines_ahead){start, start + run_bytes, run_bytes, stride - run_bytes};
+    return (struct lines_ahead){start, start + run_bytes, run_bytes, stride - run_bytes, runs};
 }
 
 INLINE void prefetch_line(struct lines_ahead *lines)
@@ -20,6 +21,11 @@ INLINE void prefetch_line(struct lines_ahead *lines)
     prefetch(lines->next);
     lines->next += LINE_BYTES;
     if (lines->next < lines->end) return;
+    if (lines->runs_left <= 1) {
+        lines->next -= LINE_BYTES;
+        return;
+    }
+    lines->runs_left--;
     lines->next = lines->end + lines->jump;
     lines->end = lines->next + lines->run_bytes;
 }

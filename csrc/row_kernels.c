@@ -152,13 +152,13 @@ static ptrdiff_t run_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t l
     return end;
 }
 
-/* The lines of the panel that begins with this row; where none does, again and again one that has just been read. */
+/* The lines of the panel that begins with this row; where none does, one that has just been read. */
 static struct lines_ahead lines_of_panel(const struct plan *plan, ptrdiff_t row, ptrdiff_t last)
 {
     const struct fsm_operand *x = &plan->job->operands[FSM_X];
     ptrdiff_t groups = row < last ? groups_of_panel(plan, row, last) : 0;
-    const char *start = x->data + row_offset(plan->job, x, groups ? row : row - 1);
-    return runs_of_lines(start, groups ? groups * VECTOR_BYTES : LINE_BYTES, groups ? x->axis_stride : 0);
+    if (groups == 0) return runs_of_lines(x->data + row_offset(plan->job, x, row - 1), LINE_BYTES, 0, 1);
+    return runs_of_lines(x->data + row_offset(plan->job, x, row), groups * VECTOR_BYTES, x->axis_stride, plan->job->n);
 }
 
 /* The groups of a panel from row `first` on; the mode of a short row's one chain is a constant, or ANY_MODE. What is
@@ -174,7 +174,8 @@ INLINE ptrdiff_t run_panel(const struct plan *plan, const struct plan *whole, pt
     panel.groups = group_count;
     read_panel(whole, &panel, scratch);
     /* The next panel comes into the second-level cache while this one is summed. */
-    struct lines_ahead ahead = lines_of_panel(plan, end, last);
+    struct lines_ahead ahead;
+    if (mode != ANY_MODE) ahead = lines_of_panel(plan, end, last);
     for (ptrdiff_t done = 0, count; done < group_count; done += count) {
         void *batch_scratch = group_scratch(plan, scratch, done);
         count = begin_batch(plan, groups, BATCH_GROUPS, first + done * LANES, end);
@@ -190,7 +191,7 @@ INLINE ptrdiff_t run_panel(const struct plan *plan, const struct plan *whole, pt
             write_batch(plan, groups, count, batch_scratch);
         } else {
             for (ptrdiff_t g = 0; g < count; g++) {
-                /* Before their exponentials are scaled, as the scale is 0. */
+                /* Before their exponentials are scaled by 0: one may be NaN. */
                 if (panel_step_of(plan) == SCALE_BUT_LABEL)
                     clear_ignored(plan, &groups[g], 0, strip_of_group(plan, batch_scratch, g), plan->job->n * LANES);
                 panel.last_values[done + g] = last_values_of(&groups[g], panel_step_of(plan));
@@ -242,40 +243,39 @@ INLINE ptrdiff_t run_vertical_batch(const struct plan *plan, ptrdiff_t first, pt
 /* Most of what is done for a group besides its elements is to ask the plan what to do. For the commonest jobs the
  * answers are constants, and `flatten` puts all that asks where the compiler sees them. (Where the arithmetic itself is
  * slow, the copies would be half of the library and not worth it.) */
-enum known_groups {
-    TRANSPOSED, /* vertical groups of rows */
+enum kind_of_groups {
+    TRANSPOSED, /* vertical, of rows, or of columns too few for a panel */
     PANELS,     /* of columns shorter than SHORT_ROW */
-    ONE_BLOCK,  /* a few rows of one block in a horizontal group */
+    ONE_BLOCK,  /* horizontal, of a few rows of one block */
 };
 
-/* Returns the row after the last one of a batch or a panel; `known` and the mode of the sums are constants. */
-INLINE ptrdiff_t run_known(const struct plan *plan, const struct plan *whole, enum known_groups known, ptrdiff_t first,
+/* Returns the row after the last one of a batch or a panel; the kind and the mode of the sums are constants. */
+INLINE ptrdiff_t run_known(const struct plan *plan, const struct plan *whole, enum kind_of_groups kind, ptrdiff_t first,
                            ptrdiff_t last, real *losses, void *scratch, int mode)
 {
-    if (known == TRANSPOSED) return run_vertical_batch(plan, first, last, losses, scratch, mode);
-    if (known == ONE_BLOCK) return run_batch(plan, first, last, losses, scratch);
+    if (kind == TRANSPOSED) return run_vertical_batch(plan, first, last, losses, scratch, mode);
+    if (kind == ONE_BLOCK) return run_batch(plan, first, last, losses, scratch);
     ptrdiff_t groups = groups_of_panel(plan, first, last);
     return groups ? run_panel(plan, whole, first, groups, last, losses, scratch, mode)
                   : run_batch_or_panel(whole, first, last, losses, scratch);
 }
 
-#define KNOWN_ROWS(name, known_groups, known_operation, known_operands, mode)                      \
+#define KNOWN_ROWS(name, kind, known_operation, known_operands, mode)                              \
     static __attribute__((flatten)) void name(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, \
                                               real *losses, void *scratch)                         \
     {                                                                                              \
         struct plan known = *plan;                                                                 \
         known.operation = known_operation;                                                         \
         known.operands = known_operands;                                                           \
-        known.vertical = known_groups != ONE_BLOCK;                                                \
+        known.vertical = kind != ONE_BLOCK;                                                        \
         known.blocks = 1;                                                                          \
         if (known.vertical) known.group_rows = LANES;                                              \
         else known.batch_groups = 1;                                                               \
-        if (known_groups == PANELS) known.writes_panels = writes_elements(&known);                 \
+        if (kind == PANELS) known.writes_panels = writes_elements(&known);                         \
         else known.skew = known.panel_groups = 0;                                                  \
         known.is_scaled = known.is_weighted = known.has_dense_targets = known.streamed = 0;        \
         for (ptrdiff_t row = first; row < last;)                                                   \
-            row = run_known(&known, plan, known_groups, row, last, losses ? losses + (row - first) : NULL, \
-                            scratch, mode);                                                        \
+            row = run_known(&known, plan, kind, row, last, losses ? losses + (row - first) : NULL, scratch, mode); \
     }
 #define KNOWN_ROWS_OF_ALL(name, operation, operands, mode)                                         \
     KNOWN_ROWS(transposed_##name##_rows, TRANSPOSED, operation, operands, mode)                    \
@@ -287,7 +287,7 @@ INLINE ptrdiff_t run_known(const struct plan *plan, const struct plan *whole, en
 KNOWN_ROWS_OF_ALL(softmax, FSM_SOFTMAX, BIT(X) | BIT(OUT), STORE)
 KNOWN_ROWS_OF_ALL(log_softmax, FSM_LOG_SOFTMAX, BIT(X) | BIT(OUT), KEEP_MAX_OUT)
 KNOWN_ROWS_OF_ALL(logsumexp, FSM_LOGSUMEXP, BIT(X) | BIT(ROW_OUT), KEEP_MAX_OUT)
-KNOWN_ROWS_OF_ALL(mean_loss, FSM_CROSS_ENTROPY, BIT(X) | BIT(LABELS), KEEP_MAX_OUT)
+KNOWN_ROWS_OF_ALL(summed_loss, FSM_CROSS_ENTROPY, BIT(X) | BIT(LABELS), KEEP_MAX_OUT)
 KNOWN_ROWS_OF_ALL(value_and_grad, FSM_CROSS_ENTROPY, VALUE_AND_GRAD_OPERANDS, KEEP_MAX_OUT | STORE)
 KNOWN_ROWS(transposed_grad_hess_rows, TRANSPOSED, FSM_GRAD_HESS, GRAD_HESS_OPERANDS, STORE)
 
@@ -295,23 +295,23 @@ static rows_function *rows_function_of(const struct plan *plan, ptrdiff_t count)
 {
     if (plan->overlaps && count > plan->group_rows) return run_overlapped;
     ptrdiff_t n = plan->job->n;
-    enum known_groups known;
-    if (plan->panel_groups > 0 && n < SHORT_ROW && plan->writes_panels == writes_elements(plan)) known = PANELS;
-    else if (plan->panel_groups == 0 && plan->vertical && n < TRANSPOSED_ROW) known = TRANSPOSED;
-    else if (!plan->vertical && plan->blocks == 1 && !plan->streamed) known = ONE_BLOCK;
+    enum kind_of_groups kind;
+    if (plan->panel_groups > 0 && n < SHORT_ROW && plan->writes_panels == writes_elements(plan)) kind = PANELS;
+    else if (plan->panel_groups == 0 && plan->vertical && n < TRANSPOSED_ROW) kind = TRANSPOSED;
+    else if (!plan->vertical && plan->blocks == 1 && !plan->streamed) kind = ONE_BLOCK;
     else return any_rows;
     if (plan->is_scaled || plan->has_dense_targets) return any_rows;
 #define KNOWN(name)                                                                                \
-    (known == TRANSPOSED ? transposed_##name##_rows : known == PANELS ? panels_##name##_rows : one_block_##name##_rows)
+    (kind == TRANSPOSED ? transposed_##name##_rows : kind == PANELS ? panels_##name##_rows : one_block_##name##_rows)
     switch (plan->operation) {
     case FSM_SOFTMAX: return KNOWN(softmax);
     case FSM_LOG_SOFTMAX: return KNOWN(log_softmax);
     case FSM_LOGSUMEXP: return plan->operands == (BIT(X) | BIT(ROW_OUT)) ? KNOWN(logsumexp) : any_rows;
     case FSM_CROSS_ENTROPY:
-        if (plan->operands == (BIT(X) | BIT(LABELS))) return KNOWN(mean_loss);
+        if (plan->operands == (BIT(X) | BIT(LABELS))) return KNOWN(summed_loss);
         return plan->operands == VALUE_AND_GRAD_OPERANDS ? KNOWN(value_and_grad) : any_rows;
     case FSM_GRAD_HESS:
-        return known == TRANSPOSED && plan->operands == GRAD_HESS_OPERANDS ? transposed_grad_hess_rows : any_rows;
+        return kind == TRANSPOSED && plan->operands == GRAD_HESS_OPERANDS ? transposed_grad_hess_rows : any_rows;
     default: return any_rows;
     }
 #undef KNOWN

@@ -512,9 +512,10 @@ BAD_LABELS_OF_DTYPES = [
 
 @pytest.mark.parametrize(("label_dtype", "bad"), BAD_LABELS_OF_DTYPES)
 @pytest.mark.parametrize("where", [0, 3, 6])
-def test_label_out_of_range(label_dtype, bad, where, dtype):
+@pytest.mark.parametrize("step", [1, 2])
+def test_label_out_of_range(label_dtype, bad, where, step, dtype):
     data = batch(dtype)
-    labels = data["labels"].astype(label_dtype)
+    labels = np.repeat(data["labels"].astype(label_dtype), step)[::step]
     labels[where] = bad
     x, out = data["logits"].copy(), np.full_like(data["logits"], 7)
     hess_out = out.copy()
