@@ -166,7 +166,7 @@ NOT_INLINE void prefetch_group(const struct plan *plan, const struct group *grou
     const struct row_pointers *x = &group->rows[FSM_X], *out = &group->rows[FSM_OUT];
     ptrdiff_t n = plan->job->n, row_bytes = n * (ptrdiff_t)sizeof(real);
     if (!are_dense(x, n)) return;
-    int writes = has(plan, FSM_OUT) && are_dense(out, n) && out->first != x->first;
+    int writes = has(plan, FSM_OUT) && are_dense(out, n) && out->first != x->first && !plan->streams_batches;
     for (ptrdiff_t at = rows * row_bytes; at < (rows + LANES) * row_bytes; at += LINE_BYTES) {
         prefetch(x->first + at);
         if (writes) prefetch_to_write(out->first + at);

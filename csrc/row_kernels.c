@@ -235,8 +235,17 @@ INLINE ptrdiff_t run_vertical_batch(const struct plan *plan, ptrdiff_t first, pt
     if (plan->job->n < SHORT_ROW) chains_of_short_batch(plan, groups, count, scratch, mode, NULL);
     else sum_batch(plan, groups, count, scratch);
     end_groups(plan, groups, count, losses);
-    for (ptrdiff_t g = 0; g < count && writes_elements(plan); g++)
+    if (!writes_elements(plan)) return end;
+    /* Rows of a few pieces would fill lines of memory bit by bit: they are put together in the caches first. */
+    char *out = groups[0].rows[FSM_OUT].first, *assembled = NULL;
+    ptrdiff_t bytes = (end - first) * plan->job->n * (ptrdiff_t)sizeof(real);
+    if (plan->streams_batches && groups[count - 1].count == LANES) {
+        assembled = (char *)group_scratch(plan, scratch, plan->batch_groups) + (uintptr_t)out % LINE_BYTES;
+        for (ptrdiff_t g = 0; g < count; g++) groups[g].rows[FSM_OUT].first += assembled - out;
+    }
+    for (ptrdiff_t g = 0; g < count; g++)
         write_strip_in_scratch(plan, &groups[g], group_scratch(plan, scratch, g));
+    if (assembled) stream_copy((const real *)(void *)assembled, (real *)(void *)out, bytes / (ptrdiff_t)sizeof(real));
     return end;
 }
 
@@ -328,7 +337,7 @@ static rows_function *rows_function_of(const struct plan *plan, ptrdiff_t count)
 static void rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *losses, void *scratch)
 {
     rows_function_of(plan, last - first)(plan, first, last, losses, scratch);
-    if (plan->streamed || plan->streams_panels) stream_fence();
+    if (plan->streamed || plan->streams_panels || plan->streams_batches) stream_fence();
 }
 
 const struct kernels KERNELS = {

@@ -515,17 +515,34 @@ def test_streamed_panels_of_columns(isa, dtype):
         assert_same_bytes([result.T for result in results], expected, (isa, n))
 
 
+STREAMED = [
+    lambda x, labels, out: fsm.softmax(x, out=out),
+    lambda x, labels, out: fsm.log_softmax(x, out=out),
+    lambda x, y, out: fsm.softmax_cross_entropy_grad(x, y, reduction="none", ignore_index=-100, out=out),
+]
+
+
+@pytest.mark.parametrize("n", [4, 5, 10, 33, 100])
+def test_streamed_short_rows(isa, dtype, n):
+    """The same of rows that are transposed: a part of a group last, rows anywhere in their lines of memory."""
+    count = 17_000_000 // (n * np.dtype(dtype).itemsize) + 5
+    x, labels = make_columns_that_differ(n, count, dtype)
+    beside, in_place = np.zeros(n * count + 3, dtype)[3:].reshape(x.shape), x.copy()
+    parts = [slice(first, first + 10_000) for first in range(0, count, 10_000)]
+    for function in STREAMED:
+        np.copyto(in_place, x)
+        expected = np.concatenate([function(x[part], labels[part], None) for part in parts])
+        for got in (function(x, labels, None), function(x, labels, beside), function(in_place, labels, in_place)):
+            assert_same_bytes([got], [expected], (isa, n))
+
+
 def test_streamed_groups_that_overlap(isa, dtype):
     """The same past the caches: rows that share lines of memory, certain ones, ignored ones, a part of a group last."""
     for n in (300, 1003, 4100, 50_000):
         x, labels = make_groups_that_differ(n, dtype)
         copies = 20_000_000 // x.nbytes + 1
         many, many_labels = np.tile(x, (copies, 1))[:-1], np.tile(labels, copies)[:-1]
-        for function in (
-            lambda x, labels, out: fsm.softmax(x, out=out),
-            lambda x, labels, out: fsm.log_softmax(x, out=out),
-            lambda x, y, out: fsm.softmax_cross_entropy_grad(x, y, reduction="none", ignore_index=-100, out=out),
-        ):
+        for function in STREAMED:
             expected, in_place = function(x, labels, None), many.copy()
             for got in (function(many, many_labels, None), function(in_place, many_labels, in_place)):
                 for first in range(0, len(many), len(x)):
