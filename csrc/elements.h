@@ -53,7 +53,10 @@ INLINE vec as_it_is(vec x, int unused)
     return x;
 }
 
-NOT_INLINE void stream_copy(const real *from, real *out, ptrdiff_t size) { STREAM_VALUES(size, as_it_is, from, out, 0); }
+NOT_INLINE void stream_copy(const real *from, real *out, ptrdiff_t size)
+{
+    STREAM_VALUES(size, as_it_is, from, out, 0);
+}
 
 /* out = e * factor */
 NOT_INLINE void write_scaled(const real *e, real *out, ptrdiff_t size, struct pair factor)

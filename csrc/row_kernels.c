@@ -125,6 +125,22 @@ static void write_strip_in_scratch(const struct plan *plan, const struct group *
     scatter_rows(out, group->count, 0, plan->job->n, strip);
 }
 
+/* The same of a batch. Where it goes past the caches, its rows are put together in scratch memory: in pieces they would
+ * fill lines of memory bit by bit. */
+static void write_strips_in_scratch(const struct plan *plan, struct group *groups, ptrdiff_t count, void *scratch)
+{
+    real *out = element(&groups[0].rows[FSM_OUT], 0, 0), *assembled = NULL;
+    if (plan->streams_batches && groups[count - 1].count == LANES) {
+        char *behind = (char *)group_scratch(plan, scratch, plan->batch_groups) + (uintptr_t)out % LINE_BYTES;
+        assembled = (real *)(void *)behind;
+        for (ptrdiff_t g = 0; g < count; g++)
+            groups[g].rows[FSM_OUT].first = (char *)(assembled + g * LANES * plan->job->n);
+    }
+    for (ptrdiff_t g = 0; g < count; g++)
+        write_strip_in_scratch(plan, &groups[g], group_scratch(plan, scratch, g));
+    if (assembled) stream_copy(assembled, out, count * LANES * plan->job->n);
+}
+
 /* Returns the row after the last one of the batch. */
 static ptrdiff_t run_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch)
 {
@@ -147,8 +163,7 @@ static ptrdiff_t run_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t l
     end_groups(plan, groups, count, losses);
     if (!writes_elements(plan)) return end;
     if (!in_scratch) write_batch(plan, groups, count, scratch);
-    for (ptrdiff_t g = 0; g < count && in_scratch; g++)
-        write_strip_in_scratch(plan, &groups[g], group_scratch(plan, scratch, g));
+    else write_strips_in_scratch(plan, groups, count, scratch);
     return end;
 }
 
@@ -235,17 +250,7 @@ INLINE ptrdiff_t run_vertical_batch(const struct plan *plan, ptrdiff_t first, pt
     if (plan->job->n < SHORT_ROW) chains_of_short_batch(plan, groups, count, scratch, mode, NULL);
     else sum_batch(plan, groups, count, scratch);
     end_groups(plan, groups, count, losses);
-    if (!writes_elements(plan)) return end;
-    /* Rows of a few pieces would fill lines of memory bit by bit: they are put together in the caches first. */
-    char *out = groups[0].rows[FSM_OUT].first, *assembled = NULL;
-    ptrdiff_t bytes = (end - first) * plan->job->n * (ptrdiff_t)sizeof(real);
-    if (plan->streams_batches && groups[count - 1].count == LANES) {
-        assembled = (char *)group_scratch(plan, scratch, plan->batch_groups) + (uintptr_t)out % LINE_BYTES;
-        for (ptrdiff_t g = 0; g < count; g++) groups[g].rows[FSM_OUT].first += assembled - out;
-    }
-    for (ptrdiff_t g = 0; g < count; g++)
-        write_strip_in_scratch(plan, &groups[g], group_scratch(plan, scratch, g));
-    if (assembled) stream_copy((const real *)(void *)assembled, (real *)(void *)out, bytes / (ptrdiff_t)sizeof(real));
+    if (writes_elements(plan)) write_strips_in_scratch(plan, groups, count, scratch);
     return end;
 }
 

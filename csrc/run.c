@@ -190,8 +190,8 @@ static void make_plan(struct plan *plan, struct fsm_job *job, const struct kerne
     if (plan->vertical) plan_vertical(plan, kernels, columns, threads);
     else plan_horizontal(plan, kernels, threads);
     plan->scratch_bytes = most(plan->batch_groups, plan->panel_groups) * plan->group_scratch_bytes;
-    if (plan->streams_batches)
-        plan->scratch_bytes += round_up(plan->batch_groups * plan->group_rows * job->n * itemsize, ALIGNMENT) + ALIGNMENT;
+    ptrdiff_t batch_bytes = plan->batch_groups * plan->group_rows * job->n * itemsize;
+    if (plan->streams_batches) plan->scratch_bytes += round_up(batch_bytes, ALIGNMENT) + ALIGNMENT;
     plan->waiting_bytes =
         plan->streamed && exponentials_wait(job->operation) ? round_up(job->n * itemsize, ALIGNMENT) + ALIGNMENT : 0;
 }
