@@ -94,13 +94,14 @@ struct fsm_label_check fsm_check_labels(const struct fsm_job *job)
         check = (struct fsm_label_check){.bad_row = -1, .bad_item = -1};
     }
     for (ptrdiff_t row = 0; row < job->rows; row += run_length(job)) {
-        const char *label = labels->data ? labels->data + row_offset(job, labels, row) : NULL;
-        const char *weight = sample_weight->data ? sample_weight->data + row_offset(job, sample_weight, row) : NULL;
+        const char *labels_of_run = labels->data ? labels->data + row_offset(job, labels, row) : NULL;
+        const char *weights = sample_weight->data ? sample_weight->data + row_offset(job, sample_weight, row) : NULL;
         for (ptrdiff_t i = 0; i < run_length(job); i++) {
-            if (!check_row(job, &check, row + i, label, weight ? *(const double *)(const void *)weight : 1))
-                return check;
-            if (label) label += run_stride(job, labels);
-            if (weight) weight += run_stride(job, sample_weight);
+            const char *label = labels_of_run ? labels_of_run + i * run_stride(job, labels) : NULL;
+            double weight = 1;
+            if (weights)
+                weight = *(const double *)(const void *)(weights + i * run_stride(job, sample_weight));
+            if (!check_row(job, &check, row + i, label, weight)) return check;
         }
     }
     return check;
