@@ -29,13 +29,12 @@ static void set_row_factors(const struct plan *plan, struct group *group, ptrdif
     group->upstream.low[lane] = (real)((upstream - (double)(real)upstream) + lost);
 }
 
-/* The rows' labels and the logits there; -1 for rows that are ignored, and with no labels at all. */
+/* The rows' labels; -1 for rows that are ignored, and with no labels at all. */
 static void read_labels(const struct plan *plan, struct group *group)
 {
     const struct fsm_job *job = plan->job;
     const struct row_pointers *rows = &group->rows[FSM_LABELS];
     int64_t labels[64 / (REAL_BITS / 8)];
-    group->label_logit = splat(0);
     for (ptrdiff_t lane = 0; lane < LANES; lane++) group->label[lane] = -1;
     if (!has(plan, FSM_LABELS)) return;
 #define READ(type)                                                                                 \
@@ -47,8 +46,16 @@ static void read_labels(const struct plan *plan, struct group *group)
         /* Labels were checked before; one that has been changed since is ignored. */
         if (is_ignored(job, labels[lane]) || !is_class(job, labels[lane])) continue;
         group->label[lane] = (ptrdiff_t)labels[lane];
-        group->label_logit[lane] = *element(&group->rows[FSM_X], lane, (ptrdiff_t)labels[lane]);
     }
+}
+
+/* The logits there, once the max has been found: the rows are in the caches then. */
+static void read_label_logits(struct group *group)
+{
+    group->label_logit = splat(0);
+    for (ptrdiff_t lane = 0; lane < group->count; lane++)
+        if (group->label[lane] >= 0)
+            group->label_logit[lane] = *element(&group->rows[FSM_X], lane, group->label[lane]);
 }
 
 /* What the rows' labels, weights and upstream gradients come to: a weight of 0 where the

@@ -25,7 +25,7 @@ OVERLAPPED_FUNCTIONS(log_store_beside_scale, KEEP_MAX_OUT | STORE, SCALE, 0)
 OVERLAPPED_FUNCTIONS(store_beside_scale_streamed, STORE, SCALE, 1)
 OVERLAPPED_FUNCTIONS(store_beside_scale_or_one_streamed, STORE, SCALE_OR_ONE, 1)
 OVERLAPPED_FUNCTIONS(log_beside_log_streamed, KEEP_MAX_OUT, TO_LOG, 1)
-OVERLAPPED_FUNCTIONS(log_store_beside_scale_streamed, KEEP_MAX_OUT | STORE, SCALE, 1)
+OVERLAPPED_FUNCTIONS(log_store_beside_gradient_streamed, KEEP_MAX_OUT | STORE, SCALE_BUT_LABEL, 1)
 #endif
 
 typedef void overlapped_function(const struct sum_strips *strips, struct row_sums sums[],
@@ -37,7 +37,7 @@ static overlapped_function *overlapped_function_of(const struct plan *plan, enum
 #if HAS_STREAMS
     if (plan->streamed && last != COPY) {
         if (last == TO_LOG) return EITHER(log_beside_log_streamed);
-        if (keeps_max_out(plan)) return EITHER(log_store_beside_scale_streamed);
+        if (keeps_max_out(plan)) return EITHER(log_store_beside_gradient_streamed);
         return last == SCALE ? EITHER(store_beside_scale_streamed) : EITHER(store_beside_scale_or_one_streamed);
     }
 #endif
@@ -73,6 +73,7 @@ static void overlapped_block(const struct plan *plan, ptrdiff_t block, const str
                               .row_max = &group->row_max};
     struct strips_alongside alongside;
     alongside.extremes = of_strip;
+    alongside.first = block * BLOCK;
     if (last != COPY) alongside.values = last_values_of(previous, last);
     ptrdiff_t first = block * BLOCK, next_count = next ? next->count : 0;
     for (ptrdiff_t r = 0; r < group->count; r++) {
@@ -95,6 +96,9 @@ static void overlapped_phases(const struct plan *plan, const struct group *previ
 {
     int writes = previous && writes_elements(plan);
     enum last_step last = writes && previous->count == group->count ? last_step_of_group(plan, previous) : COPY;
+    /* What has gone past the caches would have to be read again. */
+    int writes_labels = last == SCALE && plan->operation == FSM_CROSS_ENTROPY;
+    if (HAS_STREAMS && writes_labels && plan->streamed) last = SCALE_BUT_LABEL;
     for (ptrdiff_t block = 0; block < plan->blocks; block++) {
         struct row_sums sums;
         struct extremes extremes;
@@ -109,7 +113,7 @@ static void overlapped_phases(const struct plan *plan, const struct group *previ
         group->sums = block ? add_sums(group->sums, sums) : sums;
         if (next) *next_extremes = block ? join(*next_extremes, extremes) : extremes;
     }
-    if (last != COPY && plan->operation == FSM_CROSS_ENTROPY) write_at_label_of_rows(previous);
+    if (writes_labels && last == SCALE) write_at_label_of_rows(previous);
 }
 
 /* Rows [first, last), more than a group of them. */

@@ -7,11 +7,15 @@
 #include "logsumexp.h"
 #include "losses.h"
 
+INLINE int has_targets(const struct plan *plan)
+{
+    return plan->operation == FSM_CROSS_ENTROPY || plan->operation == FSM_GRAD_HESS;
+}
+
 static void begin(const struct plan *plan, struct group *group, ptrdiff_t first, ptrdiff_t last)
 {
     begin_rows(plan, group, first, last);
-    if (plan->operation == FSM_CROSS_ENTROPY || plan->operation == FSM_GRAD_HESS)
-        read_targets(plan, group);
+    if (has_targets(plan)) read_targets(plan, group);
 }
 
 static const real *x_of_strip(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t strip,
@@ -65,6 +69,7 @@ static void end_max(const struct plan *plan, struct group *group, const void *ex
     group->certain = may_be_certain(plan, of_row);
     if (keeps_max_out(plan) || group->certain)
         group->largest = shifted_exp(row_max, &group->shift, plan->is_scaled, 0);
+    if (has_targets(plan)) read_label_logits(group);
 }
 
 /* ---- Phase 2: the sums ------------------------------------------------------------------ */

@@ -302,7 +302,7 @@ INLINE ptrdiff_t horizontal_chains(struct chain chains[], const struct sum_strip
     struct step step = read_step(strip, i, all, 1, mode);
     for (; i < end; i += CHAINS) {
         /* CHAINS reals are a line of memory. The sums leave the memory idle, the max would wait for it. */
-        if (alongside) prefetch_near(alongside->next + alongside->read + READ_AHEAD);
+        if (alongside) prefetch(alongside->next + alongside->read + READ_AHEAD);
         else prefetch(strip->x + i + strip->ahead);
         for (int c = 0; c < CHAIN_VECTORS; c++) {
             ptrdiff_t at = i + c * LANES, following = at + LANES < end ? at + LANES : at;
