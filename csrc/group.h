@@ -160,19 +160,6 @@ static void point_to_rows(const struct plan *plan, struct group *group, enum fsm
     }
 }
 
-/* Dense rows: asks for the group that lies `rows` rows further on, where it is read and written. */
-NOT_INLINE void prefetch_group(const struct plan *plan, const struct group *group, ptrdiff_t rows)
-{
-    const struct row_pointers *x = &group->rows[FSM_X], *out = &group->rows[FSM_OUT];
-    ptrdiff_t n = plan->job->n, row_bytes = n * (ptrdiff_t)sizeof(real);
-    if (!are_dense(x, n)) return;
-    int writes = has(plan, FSM_OUT) && are_dense(out, n) && out->first != x->first && !plan->streams_batches;
-    for (ptrdiff_t at = rows * row_bytes; at < (rows + LANES) * row_bytes; at += LINE_BYTES) {
-        prefetch(x->first + at);
-        if (writes) prefetch_to_write(out->first + at);
-    }
-}
-
 /* A double of each row, 1 where the operand is absent. */
 INLINE double row_double(const struct group *group, const struct plan *plan, enum fsm_operand_name name,
                          ptrdiff_t lane)

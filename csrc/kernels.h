@@ -59,6 +59,7 @@ static inline int writes_elements(const struct plan *plan)
 }
 
 struct group; /* one group's state: opaque memory of group_bytes, aligned to 64 */
+struct lines_ahead; /* what a vertical group's sums ask for meanwhile, NULL for nothing */
 
 struct kernels {
     ptrdiff_t lanes;
@@ -71,7 +72,8 @@ struct kernels {
     void (*begin)(const struct plan *plan, struct group *group, ptrdiff_t first, ptrdiff_t last);
     void (*max_phase)(const struct plan *plan, const struct group *group, ptrdiff_t block, void *max, void *scratch);
     void (*end_max)(const struct plan *plan, struct group *group, const void *maxima, ptrdiff_t count);
-    void (*sum_phase)(const struct plan *plan, const struct group *group, ptrdiff_t block, void *sums, void *scratch);
+    void (*sum_phase)(const struct plan *plan, const struct group *group, ptrdiff_t block, void *sums, void *scratch,
+                      struct lines_ahead *ahead);
     void (*end_sum)(const struct plan *plan, struct group *group, const void *sums, ptrdiff_t count,
                     void *losses);
     void (*write_phase)(const struct plan *plan, const struct group *group, ptrdiff_t block, void *scratch);

@@ -1,5 +1,5 @@
-/* Lines of memory that are asked for one by one while something else is done: runs of neighbouring lines, as far apart
- * as the lines of a panel are. */
+/* Lines of memory that are asked for one by one while something else is done: a request for many at once would wait for
+ * the memory. They are runs of neighbouring lines, as far apart as the lines of a panel are. */
 #ifndef FASTSOFTMAX_LINES_AHEAD_H
 #define FASTSOFTMAX_LINES_AHEAD_H
 
@@ -9,16 +9,22 @@ struct lines_ahead {
     const char *next, *end; /* in a run, and its end */
     ptrdiff_t run_bytes, jump; /* from the end of a run to the next one */
     ptrdiff_t runs_left;       /* with this one; after them the last line is asked for again and again */
+    ptrdiff_t to_output;       /* bytes from a line to the one that is written for it; 0: that is not asked for */
 };
 
-INLINE struct lines_ahead runs_of_lines(const char *start, ptrdiff_t run_bytes, ptrdiff_t stride, ptrdiff_t runs)
+INLINE struct lines_ahead runs_of_lines(const char *start, ptrdiff_t run_bytes, ptrdiff_t stride, ptrdiff_t runs,
+                                        ptrdiff_t to_output)
 {
-    return (struct lines_ahead){start, start + run_bytes, run_bytes, stride - run_bytes, runs};
+    return (struct lines_ahead){start, start + run_bytes, run_bytes, stride - run_bytes, runs, to_output};
 }
+
+/* Where nothing is ahead: a line that is there already. */
+INLINE struct lines_ahead no_lines(const char *known) { return runs_of_lines(known, LINE_BYTES, 0, 1, 0); }
 
 INLINE void prefetch_line(struct lines_ahead *lines)
 {
     prefetch(lines->next);
+    if (lines->to_output) prefetch_to_write(lines->next + lines->to_output);
     lines->next += LINE_BYTES;
     if (lines->next < lines->end) return;
     if (lines->runs_left <= 1) {

@@ -107,7 +107,7 @@ static void overlapped_phases(const struct plan *plan, const struct group *previ
             overlapped_block(plan, block, previous, group, next, last, &extremes, &sums, scratch);
         } else {
             if (next) max_phase(plan, next, block, &extremes, scratch);
-            sum_phase(plan, group, block, &sums, scratch);
+            sum_phase(plan, group, block, &sums, scratch, NULL);
         }
         if (writes && (last == COPY || !fills_a_vector)) write_phase(plan, previous, block, scratch);
         group->sums = block ? add_sums(group->sums, sums) : sums;

@@ -52,13 +52,14 @@ static void end_max_batch(const struct plan *plan, struct group *groups, ptrdiff
     for (ptrdiff_t g = 0; g < count; g++) end_max(plan, &groups[g], &extremes[g], 1);
 }
 
-static void sum_batch(const struct plan *plan, struct group *groups, ptrdiff_t count, void *scratch)
+static void sum_batch(const struct plan *plan, struct group *groups, ptrdiff_t count, void *scratch,
+                      struct lines_ahead *ahead)
 {
     for (ptrdiff_t g = 0; g < count; g++) {
         struct row_sums *sums = &groups[g].sums, of_block;
-        sum_phase(plan, &groups[g], 0, sums, group_scratch(plan, scratch, g));
+        sum_phase(plan, &groups[g], 0, sums, group_scratch(plan, scratch, g), ahead);
         for (ptrdiff_t block = 1; block < plan->blocks; block++) {
-            sum_phase(plan, &groups[g], block, &of_block, group_scratch(plan, scratch, g));
+            sum_phase(plan, &groups[g], block, &of_block, group_scratch(plan, scratch, g), ahead);
             *sums = add_sums(*sums, of_block);
         }
     }
@@ -141,6 +142,18 @@ static void write_strips_in_scratch(const struct plan *plan, struct group *group
     if (assembled) stream_copy(assembled, out, count * LANES * plan->job->n);
 }
 
+/* Of the batch after this one, where its rows are dense and so lie behind it. */
+static struct lines_ahead lines_of_next_batch(const struct plan *plan, const struct group *groups, ptrdiff_t count,
+                                              ptrdiff_t last)
+{
+    const struct row_pointers *x = &groups[0].rows[FSM_X], *out = &groups[0].rows[FSM_OUT];
+    ptrdiff_t n = plan->job->n, rows = groups[count - 1].first_row + groups[count - 1].count - groups[0].first_row;
+    if (groups[0].first_row + rows == last || !are_dense(x, n)) return no_lines(row_start(x, 0));
+    int writes = has(plan, FSM_OUT) && are_dense(out, n) && !plan->streams_batches;
+    ptrdiff_t bytes = rows * n * (ptrdiff_t)sizeof(real);
+    return runs_of_lines(x->first + bytes, bytes, 0, 1, writes ? out->first - x->first : 0);
+}
+
 /* Returns the row after the last one of the batch. */
 static ptrdiff_t run_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch)
 {
@@ -151,15 +164,14 @@ static ptrdiff_t run_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t l
     ptrdiff_t count = begin_batch(plan, groups, plan->panel_groups ? 1 : plan->batch_groups, first, last);
     ptrdiff_t end = groups[count - 1].first_row + groups[count - 1].count;
     for (ptrdiff_t g = 0; g < count; g++) {
-        if (in_scratch) {
-            extremes[g] = read_strip_in_scratch(plan, &groups[g], group_scratch(plan, scratch, g));
-            if (end < last) prefetch_group(plan, &groups[g], plan->batch_groups * plan->group_rows);
-            continue;
-        }
-        max_of_blocks(plan, &groups[g], &extremes[g], group_scratch(plan, scratch, g));
+        void *strips = group_scratch(plan, scratch, g);
+        if (in_scratch) extremes[g] = read_strip_in_scratch(plan, &groups[g], strips);
+        else max_of_blocks(plan, &groups[g], &extremes[g], strips);
     }
     end_max_batch(plan, groups, count, extremes);
-    sum_batch(plan, groups, count, scratch);
+    struct lines_ahead ahead;
+    if (in_scratch) ahead = lines_of_next_batch(plan, groups, count, last);
+    sum_batch(plan, groups, count, scratch, in_scratch ? &ahead : NULL);
     end_groups(plan, groups, count, losses);
     if (!writes_elements(plan)) return end;
     if (!in_scratch) write_batch(plan, groups, count, scratch);
@@ -172,8 +184,8 @@ static struct lines_ahead lines_of_panel(const struct plan *plan, ptrdiff_t row,
 {
     const struct fsm_operand *x = &plan->job->operands[FSM_X];
     ptrdiff_t groups = row < last ? groups_of_panel(plan, row, last) : 0;
-    if (groups == 0) return runs_of_lines(x->data + row_offset(plan->job, x, row - 1), LINE_BYTES, 0, 1);
-    return runs_of_lines(x->data + row_offset(plan->job, x, row), groups * VECTOR_BYTES, x->axis_stride, plan->job->n);
+    if (groups == 0) return no_lines(x->data + row_offset(plan->job, x, row - 1));
+    return runs_of_lines(x->data + row_offset(plan->job, x, row), groups * VECTOR_BYTES, x->axis_stride, plan->job->n, 0);
 }
 
 /* The groups of a panel from row `first` on; the mode of a short row's one chain is a constant, or ANY_MODE. What is
@@ -195,7 +207,7 @@ INLINE ptrdiff_t run_panel(const struct plan *plan, const struct plan *whole, pt
         void *batch_scratch = group_scratch(plan, scratch, done);
         count = begin_batch(plan, groups, BATCH_GROUPS, first + done * LANES, end);
         end_max_batch(plan, groups, count, panel.extremes + done);
-        if (mode == ANY_MODE) sum_batch(plan, groups, count, batch_scratch);
+        if (mode == ANY_MODE) sum_batch(plan, groups, count, batch_scratch, NULL);
         else chains_of_short_batch(plan, groups, count, batch_scratch, mode, &ahead);
         end_groups(plan, groups, count, losses ? losses + done * LANES : NULL);
         if (!writes_elements(plan)) continue;
@@ -242,13 +254,12 @@ INLINE ptrdiff_t run_vertical_batch(const struct plan *plan, ptrdiff_t first, pt
     struct extremes extremes[BATCH_GROUPS];
     ptrdiff_t count = begin_batch(plan, groups, plan->batch_groups, first, last);
     ptrdiff_t end = groups[count - 1].first_row + groups[count - 1].count;
-    for (ptrdiff_t g = 0; g < count; g++) {
+    for (ptrdiff_t g = 0; g < count; g++)
         extremes[g] = read_strip_in_scratch(plan, &groups[g], group_scratch(plan, scratch, g));
-        if (end < last) prefetch_group(plan, &groups[g], plan->batch_groups * LANES);
-    }
+    struct lines_ahead ahead = lines_of_next_batch(plan, groups, count, last);
     end_max_batch(plan, groups, count, extremes);
-    if (plan->job->n < SHORT_ROW) chains_of_short_batch(plan, groups, count, scratch, mode, NULL);
-    else sum_batch(plan, groups, count, scratch);
+    if (plan->job->n < SHORT_ROW) chains_of_short_batch(plan, groups, count, scratch, mode, &ahead);
+    else sum_batch(plan, groups, count, scratch, &ahead);
     end_groups(plan, groups, count, losses);
     if (writes_elements(plan)) write_strips_in_scratch(plan, groups, count, scratch);
     return end;

@@ -273,7 +273,7 @@ static void run_sum_blocks(void *context, ptrdiff_t first, ptrdiff_t last, int t
     const struct run *run = context;
     for (ptrdiff_t i = first; i < last; i++)
         run->kernels->sum_phase(&run->plan, group_of(run, i / run->plan.blocks), i % run->plan.blocks,
-                                run->sums + i * (ptrdiff_t)run->kernels->sums_bytes, scratch_of(run, thread));
+                                run->sums + i * (ptrdiff_t)run->kernels->sums_bytes, scratch_of(run, thread), NULL);
 }
 
 static void run_write_blocks(void *context, ptrdiff_t first, ptrdiff_t last, int thread)

@@ -54,6 +54,7 @@ struct sum_strips {
     int vertical, is_short;
     ptrdiff_t length; /* elements of a row */
     ptrdiff_t ahead;  /* reals from x to the row of the next group, for horizontal strips that are no copies */
+    struct lines_ahead *lines; /* for vertical strips; NULL for none */
     ptrdiff_t first, end;
     const real *x[LANES], *second; /* second: where there is one strip */
     real *e[LANES];
@@ -264,8 +265,8 @@ INLINE struct row_sums chain_total(struct chain chain, int mode)
 /* In the loops below a step is begun while the one before it is summed: together they are a longer chain of operations
  * than a processor looks ahead. The last step is followed by itself, unused. */
 
-/* The chain of a vertical strip that starts at step `first` and takes each `stride`-th. With each step a line of those
- * ahead is asked for, if there are any. */
+/* The chain of a vertical strip that starts at step `first` and takes each `stride`-th. With each step the next of the
+ * lines ahead is asked for, if there are any. */
 INLINE struct chain vertical_chain(const struct sum_strip *strip, ptrdiff_t first, ptrdiff_t stride, int mode,
                                    struct lines_ahead *ahead)
 {
@@ -318,15 +319,15 @@ INLINE ptrdiff_t horizontal_chains(struct chain chains[], const struct sum_strip
     return i;
 }
 
-INLINE struct row_sums vertical_sums(const struct sum_strip *strip, int is_short, int mode)
+INLINE struct row_sums vertical_sums(const struct sum_strip *strip, int is_short, int mode, struct lines_ahead *lines)
 {
-    if (is_short) return chain_total(vertical_chain(strip, 0, 1, mode, NULL), mode);
+    if (is_short) return chain_total(vertical_chain(strip, 0, 1, mode, lines), mode);
     int has_costs = mode & (TARGETS | PRODUCTS);
     struct pair totals[CHAINS], costs[CHAINS], masses[CHAINS];
     vec ties[CHAINS]; /* where they are whole numbers any order will do */
     struct row_sums sums = {.ties = splat(0)};
     for (ptrdiff_t c = 0; c < CHAINS; c++) {
-        struct row_sums of_chain = chain_total(vertical_chain(strip, c, CHAINS, mode, NULL), mode);
+        struct row_sums of_chain = chain_total(vertical_chain(strip, c, CHAINS, mode, lines), mode);
         totals[c] = of_chain.total;
         if (mode & WEIGHTED) ties[c] = of_chain.ties;
         else sums.ties += of_chain.ties;
@@ -450,7 +451,7 @@ INLINE void sums_of_strips(const struct sum_strips *strips, struct row_sums sums
     for (ptrdiff_t s = strips->first; s < strips->end; s++) {
         struct sum_strip strip = strip_of(strips, s, mode);
         struct row_sums found;
-        if (strips->vertical) found = vertical_sums(&strip, strips->is_short, mode);
+        if (strips->vertical) found = vertical_sums(&strip, strips->is_short, mode, strips->lines);
         else if (strips->is_short && !(mode & ~SINGLE_ROW_MODES)) found = short_horizontal_sums(&strip, mode);
         else found = horizontal_sums(&strip, mode, NULL, no_writing);
         sums[s].total = found.total;
