@@ -47,17 +47,6 @@
             stream_first((out) + i_, (size)-i_, value_of(load_first((from) + i_, (size)-i_, 0), __VA_ARGS__)); \
     } while (0)
 
-INLINE vec as_it_is(vec x, int unused)
-{
-    (void)unused;
-    return x;
-}
-
-NOT_INLINE void stream_copy(const real *from, real *out, ptrdiff_t size)
-{
-    STREAM_VALUES(size, as_it_is, from, out, 0);
-}
-
 /* out = e * factor */
 NOT_INLINE void write_scaled(const real *e, real *out, ptrdiff_t size, struct pair factor)
 {

@@ -9,22 +9,23 @@ struct lines_ahead {
     const char *next, *end; /* in a run, and its end */
     ptrdiff_t run_bytes, jump; /* from the end of a run to the next one */
     ptrdiff_t runs_left;       /* with this one; after them the last line is asked for again and again */
-    ptrdiff_t to_output;       /* bytes from a line to the one that is written for it; 0: that is not asked for */
+    /* Bytes from a line to those of the output and of the second operand that belong to it; 0: they are not asked for. */
+    ptrdiff_t to_output, to_second;
 };
 
-INLINE struct lines_ahead runs_of_lines(const char *start, ptrdiff_t run_bytes, ptrdiff_t stride, ptrdiff_t runs,
-                                        ptrdiff_t to_output)
+INLINE struct lines_ahead runs_of_lines(const char *start, ptrdiff_t run_bytes, ptrdiff_t stride, ptrdiff_t runs)
 {
-    return (struct lines_ahead){start, start + run_bytes, run_bytes, stride - run_bytes, runs, to_output};
+    return (struct lines_ahead){start, start + run_bytes, run_bytes, stride - run_bytes, runs, 0, 0};
 }
 
 /* Where nothing is ahead: a line that is there already. */
-INLINE struct lines_ahead no_lines(const char *known) { return runs_of_lines(known, LINE_BYTES, 0, 1, 0); }
+INLINE struct lines_ahead no_lines(const char *known) { return runs_of_lines(known, LINE_BYTES, 0, 1); }
 
 INLINE void prefetch_line(struct lines_ahead *lines)
 {
     prefetch(lines->next);
     if (lines->to_output) prefetch_to_write(lines->next + lines->to_output);
+    if (lines->to_second) prefetch(lines->next + lines->to_second);
     lines->next += LINE_BYTES;
     if (lines->next < lines->end) return;
     if (lines->runs_left <= 1) {

@@ -126,32 +126,26 @@ static void write_strip_in_scratch(const struct plan *plan, const struct group *
     scatter_rows(out, group->count, 0, plan->job->n, strip);
 }
 
-/* The same of a batch. Where it goes past the caches, its rows are put together in scratch memory: in pieces they would
- * fill lines of memory bit by bit. */
-static void write_strips_in_scratch(const struct plan *plan, struct group *groups, ptrdiff_t count, void *scratch)
+static void write_strips_in_scratch(const struct plan *plan, const struct group *groups, ptrdiff_t count,
+                                    void *scratch)
 {
-    real *out = element(&groups[0].rows[FSM_OUT], 0, 0), *assembled = NULL;
-    if (plan->streams_batches && groups[count - 1].count == LANES) {
-        char *behind = (char *)group_scratch(plan, scratch, plan->batch_groups) + (uintptr_t)out % LINE_BYTES;
-        assembled = (real *)(void *)behind;
-        for (ptrdiff_t g = 0; g < count; g++)
-            groups[g].rows[FSM_OUT].first = (char *)(assembled + g * LANES * plan->job->n);
-    }
     for (ptrdiff_t g = 0; g < count; g++)
         write_strip_in_scratch(plan, &groups[g], group_scratch(plan, scratch, g));
-    if (assembled) stream_copy(assembled, out, count * LANES * plan->job->n);
 }
 
 /* Of the batch after this one, where its rows are dense and so lie behind it. */
 static struct lines_ahead lines_of_next_batch(const struct plan *plan, const struct group *groups, ptrdiff_t count,
                                               ptrdiff_t last)
 {
-    const struct row_pointers *x = &groups[0].rows[FSM_X], *out = &groups[0].rows[FSM_OUT];
+    const struct row_pointers *x = &groups[0].rows[FSM_X], *out = &groups[0].rows[FSM_OUT],
+                              *second = &groups[0].rows[FSM_SECOND];
     ptrdiff_t n = plan->job->n, rows = groups[count - 1].first_row + groups[count - 1].count - groups[0].first_row;
     if (groups[0].first_row + rows == last || !are_dense(x, n)) return no_lines(row_start(x, 0));
-    int writes = has(plan, FSM_OUT) && are_dense(out, n) && !plan->streams_batches;
     ptrdiff_t bytes = rows * n * (ptrdiff_t)sizeof(real);
-    return runs_of_lines(x->first + bytes, bytes, 0, 1, writes ? out->first - x->first : 0);
+    struct lines_ahead lines = runs_of_lines(x->first + bytes, bytes, 0, 1);
+    if (has(plan, FSM_OUT) && are_dense(out, n)) lines.to_output = out->first - x->first;
+    if (has(plan, FSM_SECOND) && are_dense(second, n)) lines.to_second = second->first - x->first;
+    return lines;
 }
 
 /* Returns the row after the last one of the batch. */
@@ -179,13 +173,13 @@ static ptrdiff_t run_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t l
     return end;
 }
 
-/* The lines of the panel that begins with this row; where none does, one that has just been read. */
+/* Of the panel that begins with this row; where none does, a line that has just been read. */
 static struct lines_ahead lines_of_panel(const struct plan *plan, ptrdiff_t row, ptrdiff_t last)
 {
     const struct fsm_operand *x = &plan->job->operands[FSM_X];
     ptrdiff_t groups = row < last ? groups_of_panel(plan, row, last) : 0;
     if (groups == 0) return no_lines(x->data + row_offset(plan->job, x, row - 1));
-    return runs_of_lines(x->data + row_offset(plan->job, x, row), groups * VECTOR_BYTES, x->axis_stride, plan->job->n, 0);
+    return runs_of_lines(x->data + row_offset(plan->job, x, row), groups * VECTOR_BYTES, x->axis_stride, plan->job->n);
 }
 
 /* The groups of a panel from row `first` on; the mode of a short row's one chain is a constant, or ANY_MODE. What is
@@ -200,20 +194,20 @@ INLINE ptrdiff_t run_panel(const struct plan *plan, const struct plan *whole, pt
     panel.first_row = first;
     panel.groups = group_count;
     read_panel(whole, &panel, scratch);
-    /* The next panel comes into the second-level cache while this one is summed. */
+    /* The next panel comes into the second-level cache while this one is summed; a long one would not fit in. */
     struct lines_ahead ahead;
-    if (mode != ANY_MODE) ahead = lines_of_panel(plan, end, last);
+    int fetches = plan->job->n < SHORT_ROW;
+    if (fetches) ahead = lines_of_panel(plan, end, last);
     for (ptrdiff_t done = 0, count; done < group_count; done += count) {
         void *batch_scratch = group_scratch(plan, scratch, done);
         count = begin_batch(plan, groups, BATCH_GROUPS, first + done * LANES, end);
         end_max_batch(plan, groups, count, panel.extremes + done);
-        if (mode == ANY_MODE) sum_batch(plan, groups, count, batch_scratch, NULL);
+        if (mode == ANY_MODE) sum_batch(plan, groups, count, batch_scratch, fetches ? &ahead : NULL);
         else chains_of_short_batch(plan, groups, count, batch_scratch, mode, &ahead);
         end_groups(plan, groups, count, losses ? losses + done * LANES : NULL);
         if (!writes_elements(plan)) continue;
         if (!plan->writes_panels) {
-            for (ptrdiff_t g = 0; g < count; g++)
-                write_strip_in_scratch(plan, &groups[g], group_scratch(plan, batch_scratch, g));
+            write_strips_in_scratch(plan, groups, count, batch_scratch);
         } else if (panel_step_of(plan) == COPY) {
             write_batch(plan, groups, count, batch_scratch);
         } else {
@@ -353,7 +347,7 @@ static rows_function *rows_function_of(const struct plan *plan, ptrdiff_t count)
 static void rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *losses, void *scratch)
 {
     rows_function_of(plan, last - first)(plan, first, last, losses, scratch);
-    if (plan->streamed || plan->streams_panels || plan->streams_batches) stream_fence();
+    if (plan->streamed || plan->streams_panels) stream_fence();
 }
 
 const struct kernels KERNELS = {

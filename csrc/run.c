@@ -24,11 +24,6 @@
 /* The same where groups overlap, and the longest that do. With 83 rows of 200,000 float32 both together take 0.75 of
  * the time of neither, overlapping alone 1.1; with rows of a million 1.05 and 1.3. */
 #define OVERLAPPED_ROW_BYTES ((ptrdiff_t)2 << 20)
-/* Bytes of a transposed row from which it is put together in the caches and then written past them, with vectors of 64
- * bytes and with narrower ones. Measured with 40 MB and more on two threads: 0.73 to 0.9 of the time with 5 to 100
- * float32, 1.0 to 1.4 with 3 or 4; with 32 bytes 0.83 from 50 on, 1.0 with 20, 0.96 to 1.2 with 10. */
-#define STREAMED_ROW_BYTES ((ptrdiff_t)20)
-#define STREAMED_ROW_BYTES_NARROW ((ptrdiff_t)80)
 /* Groups of a panel below which reading takes longer (measured: 1 takes 1.3 times as long as 4 to 25). */
 #define NARROW_PANEL ((ptrdiff_t)4)
 /* Bytes of the strips of a panel: they stay in a core's second-level cache. */
@@ -71,16 +66,6 @@ static int are_lines_alike(const struct fsm_job *job, const struct fsm_operand *
     return 1;
 }
 
-/* Rows of the output follow one another without a gap. */
-static int writes_dense_rows(const struct plan *plan)
-{
-    const struct fsm_job *job = plan->job;
-    const struct fsm_operand *out = &job->operands[FSM_OUT];
-    ptrdiff_t itemsize = job->is_double ? 8 : 4;
-    return writes_elements(plan) && job->dimensions == 1 && out->axis_stride == itemsize &&
-           out->strides[0] == job->n * itemsize;
-}
-
 static void plan_vertical(struct plan *plan, const struct kernels *kernels, int columns, int threads)
 {
     const struct fsm_job *job = plan->job;
@@ -89,9 +74,6 @@ static void plan_vertical(struct plan *plan, const struct kernels *kernels, int 
     plan->group_rows = kernels->lanes;
     if (job->n > BLOCK) return;
     plan->batch_groups = at_least_one(least(least(BATCH_BYTES / plan->strip_bytes, BATCH_GROUPS), groups));
-    ptrdiff_t row_bytes = job->n * itemsize, is_wide = kernels->lanes * itemsize == ALIGNMENT;
-    plan->streams_batches = !columns && writes_dense_rows(plan) && row_bytes * job->rows >= STREAM_BYTES &&
-                            row_bytes >= (is_wide ? STREAMED_ROW_BYTES : STREAMED_ROW_BYTES_NARROW);
     if (!columns || plan->is_weighted || job->shape[job->dimensions - 1] < 2 * kernels->lanes) return;
     plan->writes_panels = writes_elements(plan) && are_columns(job, out, kernels->lanes);
     /* As wide as memory and cache allow, but two or more for each thread, and for each as many, unless
@@ -180,7 +162,7 @@ static void make_plan(struct plan *plan, struct fsm_job *job, const struct kerne
     plan->has_dense_targets =
         job->operation == FSM_CROSS_ENTROPY && (has(plan, FSM_SECOND) || job->label_smoothing != 0);
     plan->blocks = (job->n + BLOCK - 1) / BLOCK;
-    plan->streamed = plan->overlaps = plan->writes_panels = plan->streams_panels = plan->streams_batches = 0;
+    plan->streamed = plan->overlaps = plan->writes_panels = plan->streams_panels = 0;
     plan->skew = plan->ahead = plan->panel_groups = 0;
     plan->batch_groups = 1;
     int columns = are_columns(job, &job->operands[FSM_X], kernels->lanes);
@@ -190,8 +172,6 @@ static void make_plan(struct plan *plan, struct fsm_job *job, const struct kerne
     if (plan->vertical) plan_vertical(plan, kernels, columns, threads);
     else plan_horizontal(plan, kernels, threads);
     plan->scratch_bytes = most(plan->batch_groups, plan->panel_groups) * plan->group_scratch_bytes;
-    ptrdiff_t batch_bytes = plan->batch_groups * plan->group_rows * job->n * itemsize;
-    if (plan->streams_batches) plan->scratch_bytes += round_up(batch_bytes, ALIGNMENT) + ALIGNMENT;
     plan->waiting_bytes =
         plan->streamed && exponentials_wait(job->operation) ? round_up(job->n * itemsize, ALIGNMENT) + ALIGNMENT : 0;
 }

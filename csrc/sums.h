@@ -273,7 +273,10 @@ INLINE struct chain vertical_chain(const struct sum_strip *strip, ptrdiff_t firs
     struct chain chain = new_chain(mode);
     lane_mask all = first_lanes(LANES);
     if (mode & PRODUCTS) {
-        for (ptrdiff_t i = first; i < strip->length; i += stride) whole_step(&chain, strip, i * LANES, mode);
+        for (ptrdiff_t i = first; i < strip->length; i += stride) {
+            if (ahead) prefetch_line(ahead);
+            whole_step(&chain, strip, i * LANES, mode);
+        }
     } else if (first < strip->length) {
         struct step step = read_step(strip, first * LANES, all, 1, mode);
         for (ptrdiff_t i = first; i < strip->length; i += stride) {
