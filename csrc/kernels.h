@@ -36,6 +36,7 @@ struct plan {
     int streamed;          /* outputs of horizontal groups go past the caches */
     int writes_panels;     /* elements are written and lie as panels do; else they are scattered by group */
     int streams_panels;    /* the outputs of panels go past the caches */
+    int fetches_panels;    /* the next panel is asked for while one is summed */
     ptrdiff_t skew;        /* the first group has so many rows less: the next ones' outputs are aligned */
     ptrdiff_t group_rows;  /* at most */
     ptrdiff_t ahead;       /* reals from a row of x to that of the next group, fetched where groups do not overlap */

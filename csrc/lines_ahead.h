@@ -9,7 +9,7 @@ struct lines_ahead {
     const char *next, *end; /* in a run, and its end */
     ptrdiff_t run_bytes, jump; /* from the end of a run to the next one */
     ptrdiff_t runs_left;       /* with this one; after them the last line is asked for again and again */
-    /* Bytes from a line to those of the output and of the second operand that belong to it; 0: they are not asked for. */
+    /* Bytes from a line to those of the output and the second operand that belong to it; 0: they are not asked for. */
     ptrdiff_t to_output, to_second;
 };
 

@@ -194,15 +194,14 @@ INLINE ptrdiff_t run_panel(const struct plan *plan, const struct plan *whole, pt
     panel.first_row = first;
     panel.groups = group_count;
     read_panel(whole, &panel, scratch);
-    /* The next panel comes into the second-level cache while this one is summed; a long one would not fit in. */
+    /* The next panel comes into the second-level cache while this one is summed. */
     struct lines_ahead ahead;
-    int fetches = plan->job->n < SHORT_ROW;
-    if (fetches) ahead = lines_of_panel(plan, end, last);
+    if (plan->fetches_panels) ahead = lines_of_panel(plan, end, last);
     for (ptrdiff_t done = 0, count; done < group_count; done += count) {
         void *batch_scratch = group_scratch(plan, scratch, done);
         count = begin_batch(plan, groups, BATCH_GROUPS, first + done * LANES, end);
         end_max_batch(plan, groups, count, panel.extremes + done);
-        if (mode == ANY_MODE) sum_batch(plan, groups, count, batch_scratch, fetches ? &ahead : NULL);
+        if (mode == ANY_MODE) sum_batch(plan, groups, count, batch_scratch, plan->fetches_panels ? &ahead : NULL);
         else chains_of_short_batch(plan, groups, count, batch_scratch, mode, &ahead);
         end_groups(plan, groups, count, losses ? losses + done * LANES : NULL);
         if (!writes_elements(plan)) continue;
@@ -290,8 +289,12 @@ INLINE ptrdiff_t run_known(const struct plan *plan, const struct plan *whole, en
         known.blocks = 1;                                                                          \
         if (known.vertical) known.group_rows = LANES;                                              \
         else known.batch_groups = 1;                                                               \
-        if (kind == PANELS) known.writes_panels = writes_elements(&known);                         \
-        else known.skew = known.panel_groups = 0;                                                  \
+        if (kind == PANELS) {                                                                      \
+            known.writes_panels = writes_elements(&known);                                         \
+            known.fetches_panels = 1;                                                              \
+        } else {                                                                                   \
+            known.skew = known.panel_groups = 0;                                                   \
+        }                                                                                          \
         known.is_scaled = known.is_weighted = known.has_dense_targets = known.streamed = 0;        \
         for (ptrdiff_t row = first; row < last;)                                                   \
             row = run_known(&known, plan, kind, row, last, losses ? losses + (row - first) : NULL, scratch, mode); \
