@@ -28,10 +28,12 @@
 #define NARROW_PANEL ((ptrdiff_t)4)
 /* Bytes of the strips of a panel: they stay in a core's second-level cache. */
 #define PANEL_BYTES ((ptrdiff_t)768 << 10)
-/* The same of long columns where the next panel is to come into that cache as well, the bytes of a line down to which
- * that pays, and the bytes after which memory shares its places (1 MB in 8 ways or 2 MB in 16). Measured with 60 MB:
- * 0.5 to 0.8 of the time with 200 to 1000 float32; 384 KiB 0.85 to 1.1; with 1500, in lines of 128 bytes, 1.2. */
+/* The same of long columns where the next panel is to come into that cache as well; the bytes of logits, and those of a
+ * line, from which that pays; the bytes after which memory shares its places (1 MB in 8 ways or 2 MB in 16). Measured
+ * with 60 MB: 0.5 to 0.8 of the time with 200 to 1000 float32; 384 KiB 0.85 to 1.1; with 1500, in lines of 128 bytes,
+ * 1.2. With 4 MB 0.92 to 0.95, with 2 MB 0.96 to 1.04. */
 #define FETCHED_PANEL_BYTES ((ptrdiff_t)192 << 10)
+#define FETCHED_BYTES ((ptrdiff_t)3 << 20)
 #define FETCHED_LINE_BYTES ((ptrdiff_t)192)
 #define CACHE_WAY_BYTES ((ptrdiff_t)128 << 10)
 /* Bytes of the rows of a horizontal group: enough for 8 of a thousand float32, which share the work across lanes. Twice
@@ -79,7 +81,7 @@ static int are_fetched_ahead(const struct fsm_job *job, ptrdiff_t strip_bytes, p
     const struct fsm_operand *x = &job->operands[FSM_X];
     ptrdiff_t itemsize = job->is_double ? 8 : 4, line_bytes = FETCHED_PANEL_BYTES / strip_bytes * lanes * itemsize;
     ptrdiff_t lines_apart = x->axis_stride & -x->axis_stride;
-    return job->n * itemsize * job->rows >= STREAM_BYTES && are_lines_alike(job, x, lanes) &&
+    return job->n * itemsize * job->rows >= FETCHED_BYTES && are_lines_alike(job, x, lanes) &&
            line_bytes >= FETCHED_LINE_BYTES && job->n * most(line_bytes, lines_apart) <= 4 * CACHE_WAY_BYTES;
 }
 
