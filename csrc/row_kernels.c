@@ -319,7 +319,7 @@ static rows_function *rows_function_of(const struct plan *plan, ptrdiff_t count)
     ptrdiff_t n = plan->job->n;
     enum kind_of_groups kind;
     if (plan->panel_groups > 0 && n < SHORT_ROW && plan->writes_panels == writes_elements(plan)) kind = PANELS;
-    else if (plan->panel_groups == 0 && plan->vertical && n < TRANSPOSED_ROW) kind = TRANSPOSED;
+    else if (plan->panel_groups == 0 && plan->vertical && plan->blocks == 1) kind = TRANSPOSED;
     else if (!plan->vertical && plan->blocks == 1 && !plan->streamed) kind = ONE_BLOCK;
     else return any_rows;
     if (plan->is_scaled || plan->has_dense_targets) return any_rows;

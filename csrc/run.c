@@ -166,7 +166,7 @@ static int are_transposed(const struct plan *plan, const struct kernels *kernels
     const struct fsm_job *job = plan->job;
     int is_simple = sums_exponentials_alone(plan);
     if (job->n < kernels->short_row) return job->rows > 1 || !is_simple;
-    return job->n < kernels->transposed_row && is_simple && !plan->is_scaled &&
+    return job->n < (writes_elements(plan) ? 1 : 2) * kernels->transposed_row && is_simple && !plan->is_scaled &&
            (job->rows % kernels->lanes == 0 || job->rows >= 8 * kernels->lanes);
 }
 

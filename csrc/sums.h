@@ -19,9 +19,10 @@
 #define CHAIN_VECTORS (CHAINS / LANES)
 #define SHORT_ROW ((ptrdiff_t)(REAL_BITS == 32 ? 128 : 64))
 /* Rows below this length are transposed where there are enough of them, so that one vector holds one element of many:
- * the work across lanes would cost more. Measured, softmax transposed against not: 0.94 of the time with 130 float32,
- * 1.04 with 160, 1.09 with 200; with float64 0.99 at 100, 1.02 at 130, 1.14 at 180. With vectors of 32 bytes 0.96 with
- * 200 float32. */
+ * the work across lanes would cost more; twice as long where nothing is written and so transposed back. Measured,
+ * softmax transposed against not: 0.94 of the time with 130 float32, 1.06 with 160, 1.07 with 200; with float64 0.99 at
+ * 100, 1.05 at 130, 1.09 at 160. With vectors of 32 bytes 0.96 with 200 float32. logsumexp: 0.87 with 200, 0.97 with
+ * 300, 1.01 with 350; float64 0.9 at 145, 1.0 at 176, 1.02 at 216; 32 bytes 0.95 to 0.97 with 350 to 500. */
 #if VECTOR_BYTES == 64
 #define TRANSPOSED_ROW ((ptrdiff_t)(REAL_BITS == 32 ? 160 : 112))
 #else
