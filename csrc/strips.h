@@ -13,13 +13,6 @@ INLINE ptrdiff_t end_of_run(const struct row_pointers *rows, ptrdiff_t lane, ptr
     return end;
 }
 
-/* At most LANES reals. */
-INLINE void copy_few(real *to, const real *from, ptrdiff_t count)
-{
-    if (count == 1) *to = *from;
-    else store_lanes(to, count, load_lanes(from, count));
-}
-
 /* Elements [first, first + length) of each row to steps of a vertical strip. */
 NOT_INLINE void gather_rows(const struct row_pointers *rows, ptrdiff_t first, ptrdiff_t length, real *strip)
 {
@@ -32,7 +25,7 @@ NOT_INLINE void gather_rows(const struct row_pointers *rows, ptrdiff_t first, pt
         for (ptrdiff_t lane = 0, end; lane < LANES; lane = end) {
             end = end_of_run(rows, lane, LANES);
             for (ptrdiff_t i = 0; i < length; i++)
-                copy_few(strip + i * LANES + lane, element(rows, lane, first + i), end - lane);
+                copy_lanes(strip + i * LANES + lane, element(rows, lane, first + i), end - lane);
         }
     }
 }
@@ -50,7 +43,7 @@ NOT_INLINE void scatter_rows(const struct row_pointers *rows, ptrdiff_t count, p
         for (ptrdiff_t lane = 0, end; lane < count; lane = end) {
             end = end_of_run(rows, lane, count);
             for (ptrdiff_t i = 0; i < length; i++)
-                copy_few(element(rows, lane, first + i), strip + i * LANES + lane, end - lane);
+                copy_lanes(element(rows, lane, first + i), strip + i * LANES + lane, end - lane);
         }
     }
 }
