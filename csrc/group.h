@@ -231,6 +231,10 @@ INLINE enum last_step last_step_of_group(const struct plan *plan, const struct g
 
 static void write_row_values(const struct group *group, enum fsm_operand_name name, vec values)
 {
+    if (are_neighbours(&group->rows[name])) {
+        store((real *)(void *)group->rows[name].first, values);
+        return;
+    }
     for (ptrdiff_t lane = 0; lane < group->count; lane++)
         *(real *)(void *)row_start(&group->rows[name], lane) = values[lane];
 }

@@ -152,7 +152,7 @@ static void end_cross_entropy(const struct plan *plan, struct group *group, real
     total = choose(equal(cost.high - cost.high, splat(0)), total, cost.high + log_sum.high);
     total = choose(equal(group->weight, splat(0)), splat(0), (total + z_cost) * group->weight);
     if (losses) {
-        for (ptrdiff_t lane = 0; lane < group->count; lane++) losses[lane] = total[lane];
+        store_lanes(losses, group->count, total);
     } else if (has(plan, FSM_ROW_OUT)) {
         write_row_values(group, FSM_ROW_OUT, total);
     }
