@@ -23,7 +23,7 @@ AVX512 = [*AVX2, "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mprefe
 #: Bytes in a vector and compiler options, as in setup.py (which spares the scalar kernels -O3).
 OPTIONS = {"scalar": (16, []), "neon": (16, []), "avx2": (32, AVX2), "avx512": (64, AVX512)}
 
-#: Bytes from which the library writes past the caches (STREAM_BYTES in csrc/run.c).
+#: Bytes from which the library writes past the caches, but transposed rows (STREAM_BYTES in csrc/run.c).
 STREAM_BYTES = 16 << 20
 
 

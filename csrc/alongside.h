@@ -26,8 +26,10 @@ struct strips_alongside {
     struct extremes *extremes;
     const real *from[LANES];
     real *to[LANES];
-    ptrdiff_t first; /* number of their first element in the row */
     struct last_values values;
+    /* For SCALE_BUT_LABEL: the element of this number, if the strip has it, is that instead. */
+    ptrdiff_t label[LANES];
+    vec at_label;
 };
 
 /* Of one of them. */
@@ -38,7 +40,8 @@ struct strip_alongside {
     struct last_values values;
     struct extremes extremes;
     vec first, last; /* values of the row that is written: its whole vectors are aligned but for these */
-    ptrdiff_t label; /* for SCALE_BUT_LABEL */
+    ptrdiff_t label; /* for SCALE_BUT_LABEL, as at_label */
+    real at_label;
 };
 
 INLINE vec value_alongside(const struct strip_alongside *strip, ptrdiff_t at, struct writing writing)
@@ -47,7 +50,7 @@ INLINE vec value_alongside(const struct strip_alongside *strip, ptrdiff_t at, st
     if (writing.last != SCALE_BUT_LABEL) return after_last_step(element, writing.last, &strip->values);
     vec value = scaled(element, strip->values.factor);
     ptrdiff_t lane = strip->label - at;
-    if (lane >= 0 && lane < LANES) value[lane] = strip->values.at_label[0];
+    if (lane >= 0 && lane < LANES) value[lane] = strip->at_label;
     return value;
 }
 
@@ -81,7 +84,10 @@ INLINE struct strip_alongside begin_alongside(const struct strips_alongside *str
     strip.from = strips->from[s];
     strip.to = strips->to[s];
     strip.values = last_values_in_strip(&strips->values, s, writing.last);
-    if (writing.last == SCALE_BUT_LABEL) strip.label = (ptrdiff_t)strip.values.label[0] - strips->first;
+    if (writing.last == SCALE_BUT_LABEL) {
+        strip.label = strips->label[s];
+        strip.at_label = strips->at_label[s];
+    }
     strip.written = until_aligned(strip.to, length);
     strip.first = value_alongside(&strip, 0, writing);
     strip.last = value_alongside(&strip, length - LANES, writing);

@@ -205,7 +205,7 @@ INLINE struct last_values last_values_of(const struct group *group, enum last_st
         lane_mask ignored = equal(group->weight, splat(0));
         values.factor.high = choose(ignored, splat(0), group->factor.high);
         values.factor.low = choose(ignored, splat(0), group->factor.low);
-        real labels[LANES]; /* below OVERLAPPED_ROW_BYTES, and so exact */
+        real labels[LANES]; /* of a panel: below BLOCK, and so exact */
         for (ptrdiff_t lane = 0; lane < LANES; lane++) labels[lane] = (real)group->label[lane];
         values.label = choose(ignored, splat(-1), load(labels));
         values.at_label = group->at_label;

@@ -63,7 +63,8 @@ struct lines_ahead; /* what a vertical group's sums ask for meanwhile, NULL for 
 
 struct kernels {
     ptrdiff_t lanes;
-    /* Rows below these lengths go in vertical groups: any number of them (but a single one), or enough: see run.c. */
+    /* Rows below these lengths go in vertical groups: any number of them (but a single one), or enough (and twice as
+     * long where no elements are written): see run.c. */
     ptrdiff_t short_row, transposed_row;
     int overlap; /* whether horizontal groups can */
     size_t group_bytes, max_bytes, sums_bytes;
@@ -73,7 +74,7 @@ struct kernels {
     void (*max_phase)(const struct plan *plan, const struct group *group, ptrdiff_t block, void *max, void *scratch);
     void (*end_max)(const struct plan *plan, struct group *group, const void *maxima, ptrdiff_t count);
     void (*sum_phase)(const struct plan *plan, const struct group *group, ptrdiff_t block, void *sums, void *scratch,
-                      struct lines_ahead *ahead);
+                      struct lines_ahead *lines);
     void (*end_sum)(const struct plan *plan, struct group *group, const void *sums, ptrdiff_t count,
                     void *losses);
     void (*write_phase)(const struct plan *plan, const struct group *group, ptrdiff_t block, void *scratch);

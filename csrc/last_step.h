@@ -8,7 +8,7 @@ enum last_step {
     COPY,
     SCALE,
     SCALE_OR_ONE,
-    SCALE_BUT_LABEL, /* element_of_panel, value_alongside */
+    SCALE_BUT_LABEL, /* but the element at the label is another: of panels, and of rows that go past the caches */
     TO_LOG,
 };
 
@@ -39,12 +39,7 @@ INLINE struct last_values last_values_in_strip(const struct last_values *values,
         result.log_sum = in_strip(0, &values->log_sum, strip);
     } else {
         result.factor = pair_in_strip(0, &values->factor, strip);
-    }
-    if (step == SCALE_BUT_LABEL) {
-        result.label = in_strip(0, &values->label, strip);
-        result.at_label = in_strip(0, &values->at_label, strip);
-    } else if (step != TO_LOG) {
-        result.certain_above = in_strip(0, &values->certain_above, strip);
+        if (step == SCALE_OR_ONE) result.certain_above = in_strip(0, &values->certain_above, strip);
     }
     return result;
 }

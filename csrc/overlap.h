@@ -73,8 +73,8 @@ static void overlapped_block(const struct plan *plan, ptrdiff_t block, const str
                               .row_max = &group->row_max};
     struct strips_alongside alongside;
     alongside.extremes = of_strip;
-    alongside.first = block * BLOCK;
-    if (last != COPY) alongside.values = last_values_of(previous, last);
+    if (last != COPY) alongside.values = last_values_of(previous, last == SCALE_BUT_LABEL ? SCALE : last);
+    if (last == SCALE_BUT_LABEL) alongside.at_label = previous->at_label;
     ptrdiff_t first = block * BLOCK, next_count = next ? next->count : 0;
     for (ptrdiff_t r = 0; r < group->count; r++) {
         sums.x[r] = element(&group->rows[FSM_X], r, first);
@@ -82,6 +82,7 @@ static void overlapped_block(const struct plan *plan, ptrdiff_t block, const str
         alongside.next[r] = r < next_count ? element(&next->rows[FSM_X], r, first) : sums.x[r];
         if (last == COPY) continue;
         alongside.to[r] = element(&previous->rows[FSM_OUT], r, first);
+        if (last == SCALE_BUT_LABEL) alongside.label[r] = previous->label[r] - first;
         if (last == TO_LOG) alongside.from[r] = element(&previous->rows[FSM_X], r, first);
         else alongside.from[r] = exponentials_of_row(plan, previous, block, r, scratch);
     }
@@ -96,9 +97,12 @@ static void overlapped_phases(const struct plan *plan, const struct group *previ
 {
     int writes = previous && writes_elements(plan);
     enum last_step last = writes && previous->count == group->count ? last_step_of_group(plan, previous) : COPY;
-    /* What has gone past the caches would have to be read again. */
     int writes_labels = last == SCALE && plan->operation == FSM_CROSS_ENTROPY;
-    if (HAS_STREAMS && writes_labels && plan->streamed) last = SCALE_BUT_LABEL;
+    /* With the gradient at its label in place: a line that has gone past the caches would be read again for it. */
+    if (HAS_STREAMS && writes_labels && plan->streamed) {
+        last = SCALE_BUT_LABEL;
+        writes_labels = 0;
+    }
     for (ptrdiff_t block = 0; block < plan->blocks; block++) {
         struct row_sums sums;
         struct extremes extremes;
@@ -113,7 +117,7 @@ static void overlapped_phases(const struct plan *plan, const struct group *previ
         group->sums = block ? add_sums(group->sums, sums) : sums;
         if (next) *next_extremes = block ? join(*next_extremes, extremes) : extremes;
     }
-    if (writes_labels && last == SCALE) write_at_label_of_rows(previous);
+    if (writes_labels) write_at_label_of_rows(previous);
 }
 
 /* Rows [first, last), more than a group of them. */

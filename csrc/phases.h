@@ -130,7 +130,7 @@ INLINE int stores_exponentials(const struct plan *plan)
 }
 
 static void sum_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *sums_out,
-                      void *scratch, struct lines_ahead *ahead)
+                      void *scratch, struct lines_ahead *lines)
 {
     struct row_sums of_row[LANES], *sums = sums_out;
     enum fsm_operation operation = plan->operation;
@@ -143,7 +143,7 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
     strips.is_short = plan->job->n < SHORT_ROW;
     strips.length = block_length(plan, block);
     strips.ahead = plan->ahead;
-    strips.lines = ahead;
+    strips.lines = lines;
     strips.shift = &group->shift;
     strips.row_max = &group->row_max;
     /* A horizontal group of short rows has one row (are_transposed of run.c), and its sums in every lane. */

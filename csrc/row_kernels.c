@@ -9,10 +9,13 @@
  * to m and q the rest, wherever a logarithm of it is taken. */
 #if defined(__GNUC__) && !defined(__clang__)
 /* GCC's own copies of a function for some caller's constants are not put into a flattened one, which would lose what it
- * knows of its plan: the kernels would be 2.4 times as large, and columns of 10 take 1.1 times as long. What is to be
- * vectors is written so; of the loops over a group's lanes GCC makes large ones that bring nothing (the loss of 10
- * classes takes 0.92 of the time without, AVX2). */
-#pragma GCC optimize("no-ipa-cp-clone", "no-tree-loop-vectorize")
+ * knows of its plan: the kernels would be 2.4 times as large, and columns of 10 take 1.1 times as long. */
+#pragma GCC optimize("no-ipa-cp-clone")
+#if VECTOR_BYTES == 32
+/* What is to be vectors is written so. Of the loops over a group's lanes GCC makes large ones with AVX2 that bring
+ * nothing: the loss of 10 classes takes 0.92 of the time without. */
+#pragma GCC optimize("no-tree-loop-vectorize")
+#endif
 #endif
 
 #ifndef REAL_BITS /* bare: float32 in 16 bytes, so that editors and -S just work */
@@ -55,13 +58,13 @@ static void end_max_batch(const struct plan *plan, struct group *groups, ptrdiff
 }
 
 static void sum_batch(const struct plan *plan, struct group *groups, ptrdiff_t count, void *scratch,
-                      struct lines_ahead *ahead)
+                      struct lines_ahead *lines)
 {
     for (ptrdiff_t g = 0; g < count; g++) {
         struct row_sums *sums = &groups[g].sums, of_block;
-        sum_phase(plan, &groups[g], 0, sums, group_scratch(plan, scratch, g), ahead);
+        sum_phase(plan, &groups[g], 0, sums, group_scratch(plan, scratch, g), lines);
         for (ptrdiff_t block = 1; block < plan->blocks; block++) {
-            sum_phase(plan, &groups[g], block, &of_block, group_scratch(plan, scratch, g), ahead);
+            sum_phase(plan, &groups[g], block, &of_block, group_scratch(plan, scratch, g), lines);
             *sums = add_sums(*sums, of_block);
         }
     }
@@ -69,23 +72,23 @@ static void sum_batch(const struct plan *plan, struct group *groups, ptrdiff_t c
 
 /* The one chain of a plain job's short rows; `mode` is a constant. */
 INLINE struct chain chain_of_short_rows(const struct plan *plan, const struct group *group, void *scratch, int mode,
-                                        struct lines_ahead *ahead)
+                                        struct lines_ahead *lines)
 {
     struct sum_strip strip;
     strip.length = plan->job->n;
     strip.shift = group->shift;
     strip.row_max = group->row_max;
     strip.x = strip.e = strip_memory(plan, scratch, STRIP_X);
-    return any_lane(group->clamped) ? vertical_chain(&strip, 0, 1, mode, ahead)
-                                    : vertical_chain(&strip, 0, 1, mode | UNCLAMPED, ahead);
+    return any_lane(group->clamped) ? vertical_chain(&strip, 0, 1, mode, lines)
+                                    : vertical_chain(&strip, 0, 1, mode | UNCLAMPED, lines);
 }
 
 /* As sum_batch for rows of one chain; `mode` is a constant. */
 INLINE void chains_of_short_batch(const struct plan *plan, struct group *groups, ptrdiff_t count, void *scratch,
-                                  int mode, struct lines_ahead *ahead)
+                                  int mode, struct lines_ahead *lines)
 {
     for (ptrdiff_t g = 0; g < count; g++) {
-        struct chain chain = chain_of_short_rows(plan, &groups[g], group_scratch(plan, scratch, g), mode, ahead);
+        struct chain chain = chain_of_short_rows(plan, &groups[g], group_scratch(plan, scratch, g), mode, lines);
         groups[g].sums.total = (struct pair){chain.sum, chain.compensation};
         groups[g].sums.ties = ties_of_chain(chain, mode);
     }
@@ -135,16 +138,17 @@ static void write_strips_in_scratch(const struct plan *plan, const struct group 
         write_strip_in_scratch(plan, &groups[g], group_scratch(plan, scratch, g));
 }
 
-/* Of the batch after this one, where its rows are dense and so lie behind it. */
-static struct lines_ahead lines_of_next_batch(const struct plan *plan, const struct group *groups, ptrdiff_t count,
+/* Of the batch after this one, which ends at row `end`, where its rows are dense and so lie behind it. */
+static struct lines_ahead lines_of_next_batch(const struct plan *plan, const struct group *groups, ptrdiff_t end,
                                               ptrdiff_t last)
 {
-    const struct row_pointers *x = &groups[0].rows[FSM_X], *out = &groups[0].rows[FSM_OUT],
-                              *second = &groups[0].rows[FSM_SECOND];
-    ptrdiff_t n = plan->job->n, rows = groups[count - 1].first_row + groups[count - 1].count - groups[0].first_row;
-    if (groups[0].first_row + rows == last || !are_dense(x, n)) return no_lines(row_start(x, 0));
-    ptrdiff_t bytes = rows * n * (ptrdiff_t)sizeof(real);
-    struct lines_ahead lines = runs_of_lines(x->first + bytes, bytes, 0, 1);
+    const struct row_pointers *x = &groups->rows[FSM_X], *out = &groups->rows[FSM_OUT],
+                              *second = &groups->rows[FSM_SECOND];
+    ptrdiff_t n = plan->job->n, rows = end - groups->first_row, left = last - end;
+    if (left == 0 || !are_dense(x, n)) return no_lines(row_start(x, 0));
+    ptrdiff_t row_bytes = n * (ptrdiff_t)sizeof(real);
+    struct lines_ahead lines =
+        runs_of_lines(x->first + rows * row_bytes, (left < rows ? left : rows) * row_bytes, 0, 1);
     if (has(plan, FSM_OUT) && are_dense(out, n)) lines.to_output = out->first - x->first;
     if (has(plan, FSM_SECOND) && are_dense(second, n)) lines.to_second = second->first - x->first;
     return lines;
@@ -165,9 +169,9 @@ static ptrdiff_t run_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t l
         else max_of_blocks(plan, &groups[g], &extremes[g], strips);
     }
     end_max_batch(plan, groups, count, extremes);
-    struct lines_ahead ahead;
-    if (in_scratch) ahead = lines_of_next_batch(plan, groups, count, last);
-    sum_batch(plan, groups, count, scratch, in_scratch ? &ahead : NULL);
+    struct lines_ahead lines;
+    if (in_scratch) lines = lines_of_next_batch(plan, groups, end, last);
+    sum_batch(plan, groups, count, scratch, in_scratch ? &lines : NULL);
     end_groups(plan, groups, count, losses);
     if (!writes_elements(plan)) return end;
     if (!in_scratch) write_batch(plan, groups, count, scratch);
@@ -197,14 +201,14 @@ INLINE ptrdiff_t run_panel(const struct plan *plan, const struct plan *whole, pt
     panel.groups = group_count;
     read_panel(whole, &panel, scratch);
     /* The next panel comes into the second-level cache while this one is summed. */
-    struct lines_ahead ahead;
-    if (plan->fetches_panels) ahead = lines_of_panel(plan, end, last);
+    struct lines_ahead lines;
+    if (plan->fetches_panels) lines = lines_of_panel(plan, end, last);
     for (ptrdiff_t done = 0, count; done < group_count; done += count) {
         void *batch_scratch = group_scratch(plan, scratch, done);
         count = begin_batch(plan, groups, BATCH_GROUPS, first + done * LANES, end);
         end_max_batch(plan, groups, count, panel.extremes + done);
-        if (mode == ANY_MODE) sum_batch(plan, groups, count, batch_scratch, plan->fetches_panels ? &ahead : NULL);
-        else chains_of_short_batch(plan, groups, count, batch_scratch, mode, &ahead);
+        if (mode == ANY_MODE) sum_batch(plan, groups, count, batch_scratch, plan->fetches_panels ? &lines : NULL);
+        else chains_of_short_batch(plan, groups, count, batch_scratch, mode, &lines);
         end_groups(plan, groups, count, losses ? losses + done * LANES : NULL);
         if (!writes_elements(plan)) continue;
         if (!plan->writes_panels) {
@@ -251,10 +255,10 @@ INLINE ptrdiff_t run_vertical_batch(const struct plan *plan, ptrdiff_t first, pt
     ptrdiff_t end = groups[count - 1].first_row + groups[count - 1].count;
     for (ptrdiff_t g = 0; g < count; g++)
         extremes[g] = read_strip_in_scratch(plan, &groups[g], group_scratch(plan, scratch, g));
-    struct lines_ahead ahead = lines_of_next_batch(plan, groups, count, last);
+    struct lines_ahead lines = lines_of_next_batch(plan, groups, end, last);
     end_max_batch(plan, groups, count, extremes);
-    if (plan->job->n < SHORT_ROW) chains_of_short_batch(plan, groups, count, scratch, mode, &ahead);
-    else sum_batch(plan, groups, count, scratch, &ahead);
+    if (plan->job->n < SHORT_ROW) chains_of_short_batch(plan, groups, count, scratch, mode, &lines);
+    else sum_batch(plan, groups, count, scratch, &lines);
     end_groups(plan, groups, count, losses);
     if (writes_elements(plan)) write_strips_in_scratch(plan, groups, count, scratch);
     return end;

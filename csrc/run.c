@@ -64,7 +64,7 @@ static int are_columns(const struct fsm_job *job, const struct fsm_operand *oper
     return operand->axis_stride != itemsize && operand->strides[last] == itemsize && job->shape[last] >= lanes / 2;
 }
 
-/* Every line of a panel's output begins as its first one does, relative to a line of the cache. */
+/* Every line of a panel begins as its first one does, relative to a line of the cache. */
 static int are_lines_alike(const struct fsm_job *job, const struct fsm_operand *operand, ptrdiff_t lanes)
 {
     int last = job->dimensions - 1;

@@ -269,13 +269,13 @@ INLINE struct row_sums chain_total(struct chain chain, int mode)
 /* The chain of a vertical strip that starts at step `first` and takes each `stride`-th. With each step the next of the
  * lines ahead is asked for, if there are any. */
 INLINE struct chain vertical_chain(const struct sum_strip *strip, ptrdiff_t first, ptrdiff_t stride, int mode,
-                                   struct lines_ahead *ahead)
+                                   struct lines_ahead *lines)
 {
     struct chain chain = new_chain(mode);
     lane_mask all = first_lanes(LANES);
     if (mode & PRODUCTS) {
         for (ptrdiff_t i = first; i < strip->length; i += stride) {
-            if (ahead) prefetch_line(ahead);
+            if (lines) prefetch_line(lines);
             whole_step(&chain, strip, i * LANES, mode);
         }
     } else if (first < strip->length) {
@@ -283,7 +283,7 @@ INLINE struct chain vertical_chain(const struct sum_strip *strip, ptrdiff_t firs
         for (ptrdiff_t i = first; i < strip->length; i += stride) {
             ptrdiff_t following = i + stride < strip->length ? i + stride : i;
             struct step next = read_step(strip, following * LANES, all, 1, mode);
-            if (ahead) prefetch_line(ahead);
+            if (lines) prefetch_line(lines);
             add_step(&chain, strip, step, i * LANES, all, 1, mode);
             step = next;
         }
