@@ -21,7 +21,7 @@ IS_ARM = MACHINE in ("aarch64", "arm64")
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mprefer-vector-width=512"]
 # Where an x86 CPU has no fused multiply-add the time goes into the C library's. -O3 would be a tenth of the wheel and
-# take 1.0 to 1.4 times as long there, -O2 0.96 to 1.25 (measured with
+# take 1.0 to 1.5 times as long there, -O2 0.96 to 1.25 (measured with
 # GLIBC_TUNABLES=glibc.cpu.hwcaps=-FMA,-FMA4,-AVX2,-AVX).
 INSTRUCTION_SETS = {"scalar": (16, ["-Os"] if IS_X86 else [])}
 if IS_X86:

@@ -8,8 +8,8 @@
 #include "last_step.h"
 
 /* Reals to what is fetched while the max of a row is found: in most arrays the next rows. Measured with 64 MB: half or
- * twice of it takes 0.99 to 1.04 times as long, an eighth 1.2, nothing at all 1.5; into the first-level cache instead of
- * the second 1.1 to 1.4. */
+ * twice of it takes 0.92 to 1.1 times as long, into the first-level cache instead of the second 1.05 to 1.4; in a model
+ * of this loop an eighth takes 1.2 times as long and nothing at all 1.6. */
 #define READ_AHEAD ((ptrdiff_t)(16384 / sizeof(real)))
 
 /* How a row is written: `last` as in last_step.h, but COPY where nothing is written alongside. A constant. */
