@@ -28,15 +28,19 @@ static vec logsumexp_of(const struct group *group, struct pair log_sum)
 static void end_weighted(const struct plan *plan, struct group *group)
 {
     const vec infinity = splat((real)__builtin_inf()), zero = splat(0), nan = splat((real)__builtin_nan(""));
+    const vec up = splat(SUM_SCALE);
     vec ties = group->sums.ties, total = group->sums.total.high;
     struct pair q = group->rest;
-    /* Where the largest terms cancel, the rest may be too small a part of one: it is taken times SUM_SCALE. */
-    lane_mask is_small = equal(ties, zero) & less(absolute(q.high), splat(1 / SUM_SCALE));
-    const vec up = splat(SUM_SCALE);
-    struct pair enlarged = divide_pairs((struct pair){total * up, group->sums.total.low * up}, as_pair(group->largest));
-    q = (struct pair){choose(is_small, enlarged.high, q.high), choose(is_small, enlarged.low, q.low)};
+    /* Where ties and q nearly cancel, the low part may be all that is left, or as large as the high one. */
     struct pair sum = two_sum(ties, q.high);
-    vec value = sum.high + (sum.low + q.low);
+    sum = two_sum(sum.high, sum.low + q.low);
+    /* What is left may be too small a part of the largest exponential: it is taken times SUM_SCALE, before the division
+     * where there are no ties. */
+    lane_mask is_small = less(absolute(sum.high), splat(1 / SUM_SCALE)), has_ties = differ(ties, zero);
+    struct pair enlarged = divide_pairs((struct pair){total * up, group->sums.total.low * up}, as_pair(group->largest));
+    enlarged = two_sum(choose(has_ties, sum.high * up, enlarged.high), choose(has_ties, sum.low * up, enlarged.low));
+    sum = (struct pair){choose(is_small, enlarged.high, sum.high), choose(is_small, enlarged.low, sum.low)};
+    vec value = sum.high;
     /* Infinite terms decide alone; their pairs have no low part. */
     value = choose(equal(absolute(q.high), infinity), q.high + ties, value);
     value = choose(equal(absolute(ties), infinity), total + ties, value);
@@ -45,8 +49,8 @@ static void end_weighted(const struct plan *plan, struct group *group)
     value = choose(equal(total, total) & equal(ties, ties), value, nan);
 
     lane_mask negative = less(value, zero);
-    struct pair magnitude = {choose(negative, -q.high, q.high), choose(negative, -q.low, q.low)};
-    struct pair log_sum = log_of_sum(choose(negative, -ties, ties), magnitude);
+    struct pair magnitude = {choose(negative, -sum.high, sum.high), choose(negative, -sum.low, sum.low)};
+    struct pair log_sum = log_of_sum(zero, magnitude);
     struct pair down = {splat(-SUM_EXPONENT * LN2_HIGH), splat(-SUM_EXPONENT * LN2_LOW)};
     down = add_pairs(log_sum, down);
     log_sum = (struct pair){choose(is_small, down.high, log_sum.high), choose(is_small, down.low, log_sum.low)};

@@ -520,6 +520,26 @@ def test_largest_terms_that_cancel(dtype):
         assert sign == -1
 
 
+def test_terms_that_nearly_cancel(dtype):
+    """The sum's error is small beside its terms, whatever is left of them, and value and sign agree."""
+    rng = np.random.default_rng(8)
+    parts = [(p, q) for p in range(1, 12) for q in range(1, 12)]
+    parts += [tuple(rng.integers(1, 20, rng.integers(2, 9))) for _ in range(300)]
+    rows = [(np.log([sum(part), *part]), np.array([1] + [-1] * len(part))) for part in parts]
+    rows += [(np.array([tiny, 0]), np.array([1, -1])) for tiny in (1e-17, 1e-20, 1e-37, -1e-17, -1e-20, -1e-37)]
+    eps = np.finfo(dtype).eps
+    for x, b in rows:
+        x = x.astype(dtype)
+        for factors in (b, -b, b[::-1]):
+            value, sign = fsm.logsumexp(x, b=factors.astype(dtype), return_sign=True)
+            terms = [int(f) * oracle.mpmath.exp(float(v)) for f, v in zip(factors, x, strict=True)]
+            total, magnitude = oracle.mpmath.fsum(terms), oracle.mpmath.fsum([abs(t) for t in terms])
+            assert (sign == 0) == (value == -INF)
+            got = int(sign) * oracle.mpmath.exp(float(value))
+            assert abs(got - total) <= eps * (magnitude + 2 * max(1, abs(float(value)), abs(x).max()) * abs(got))
+            np.testing.assert_array_equal(fsm.logsumexp(x, b=factors.astype(dtype)), value if sign >= 0 else NAN)
+
+
 def test_b_broadcasts_against_x(dtype):
     rng = np.random.default_rng(4)
     shapes = [((3, 4), (4,)), ((4,), (3, 4)), ((3, 1), (1, 4)), ((), (4,)), ((3, 4), ()), ((2, 1, 4), (3, 1))]
