@@ -1,14 +1,17 @@
-"""Derive every numerical constant of the kernels and print the two data headers.
+"""Derive every numerical constant of the kernels and write the two data headers.
 
-Run as ``python csrc/derive_constants.py`` (needs mpmath); it rewrites
-``csrc/real_f32.h`` and ``csrc/real_f64.h`` beside itself and prints the error
-bounds that it writes into them. It is no part of the build.
+Run as ``python csrc/derive_constants.py`` (needs mpmath, numpy and sympy, half a minute);
+it rewrites ``csrc/real_f32.h`` and ``csrc/real_f64.h`` beside itself and prints the
+error bounds that it writes into them. It is no part of the build.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from mpmath import mp, mpf
+from sympy import ZZ
+from sympy.polys.matrices import DomainMatrix
 
 mp.prec = 300
 LN2 = mp.log(2)
@@ -23,6 +26,7 @@ class Format:
     mantissa_bits: int  # stored ones
     exponent_bias: int
     table_bits: int  # 2**table_bits entries in the table of powers of two
+    tails: int  # entries in the table of their rounding errors, shared by every tails-th power; 0 for none
     exp_terms: int  # coefficients beyond r itself
     log_terms: int
     sum_exponent: int  # row sums are kept scaled by 2**sum_exponent
@@ -33,8 +37,8 @@ class Format:
 
 
 FORMATS = [
-    Format("f32", 32, 23, 127, 4, 2, 3, 64, 256, "float", "int32_t", "f"),
-    Format("f64", 64, 52, 1023, 3, 6, 7, 512, 2048, "double", "int64_t", ""),
+    Format("f32", 32, 23, 127, 4, 8, 2, 3, 64, 256, "float", "int32_t", "f"),
+    Format("f64", 64, 52, 1023, 3, 0, 6, 7, 512, 2048, "double", "int64_t", ""),
 ]
 
 
@@ -78,6 +82,63 @@ def minimax(function, weight, low, high, terms):
             break
         points = [grid[i] for i in extrema]
     return coefficients, max(abs(e) for e in errors)
+
+
+# A factor common to all of a row's exponentials cancels, so the table may hold c * 2**(j / entries) for any c.
+# Below, c is chosen so that its entries need no tails, or few: all c lie between 1 and 2**(1 / entries), so
+# that every entry is below 2.
+
+
+def factor_for_shared_tails(fmt):
+    """The c for which entries with one tail have most nearly one rounding error, of all floats and those between."""
+    entries = 1 << fmt.table_bits
+    powers = np.exp2(np.arange(entries, dtype=np.longdouble) / entries)[:, np.newaxis]
+    step = np.longdouble(2) ** -(fmt.mantissa_bits + 3)
+    best, least = None, np.inf
+    for first in np.arange(1, float(powers[1, 0]), 2.0**-8):
+        factors = first + step * np.arange(int(2.0**-8 / step))
+        wanted = powers * factors
+        errors = ((wanted.astype(np.float32) - wanted) / wanted).reshape(-1, fmt.tails, factors.size)
+        spread = np.ptp(errors, axis=0).max(axis=0)
+        spread[wanted[-1] >= 2] = np.inf
+        at = np.argmin(spread)
+        if spread[at] < least:
+            best, least = factors[at], spread[at]
+    return mpf(float(best))
+
+
+def factor_without_tails(fmt):
+    """A c for which all entries lie close to numbers of the format.
+
+    Close integers n * 2**(j / entries) for one integer n of a given size: a closest vector of a lattice, found by
+    rounding to its reduced basis (Babai 1986, On Lovasz' lattice reduction and the nearest lattice point problem).
+    """
+    entries, one = 1 << fmt.table_bits, 1 << fmt.mantissa_bits
+    middle = int(one * mp.power(2, mpf(1) / (2 * entries)))
+    # The first coordinate is how far n is from the middle, the others are errors, which weigh as much where they are
+    # some hundredths as n does some hundredths off. 2**-20: for the rounding of the powers.
+    powers = [mp.power(2, mpf(j) / entries) for j in range(1, entries)]
+    rows = [[1 << 20, *(int(mp.nint(p * (one << 20))) for p in powers)]]
+    rows += [[(one << 20) * (i == j) for j in range(entries)] for i in range(1, entries)]
+    basis = [as_vector(row) for row in DomainMatrix(rows, (entries, entries), ZZ).lll().to_list()]
+    orthogonal = []
+    for row in basis:
+        rest = row
+        for other in orthogonal:
+            rest = less_multiple(rest, mp.fdot(row, other) / mp.fdot(other, other), other)
+        orthogonal.append(rest)
+    left = [mpf(0), *(middle * p * (one << 20) for p in powers)]
+    for row, direction in zip(reversed(basis), reversed(orthogonal), strict=True):
+        left = less_multiple(left, mp.nint(mp.fdot(left, direction) / mp.fdot(direction, direction)), row)
+    return (middle + left[0] / (1 << 20)) / one
+
+
+def as_vector(integers):
+    return [mpf(int(v)) for v in integers]
+
+
+def less_multiple(vector, times, other):
+    return [a - times * b for a, b in zip(vector, other, strict=True)]
 
 
 def literal(fmt, value):
@@ -134,12 +195,14 @@ def header(fmt):
     largest_s = (mp.sqrt(2) - 1) / (mp.sqrt(2) + 1) * mpf("1.0001")
     log_coefficients, log_error = minimax(log_tail, lambda z: z, tiny, largest_s**2, fmt.log_terms)
 
-    powers = [mp.power(2, mpf(j) / entries) for j in range(entries)]
-    rounded = [nearest(p, precision) for p in powers]
+    factor = factor_for_shared_tails(fmt) if fmt.tails else factor_without_tails(fmt)
+    powers = [factor * mp.power(2, mpf(j) / entries) for j in range(entries)]
     # An index j sits below the exponent in the rounded argument. Taking j away
     # here lets one shift and one addition put the exponent in place.
     shifted = [bits_of(fmt, p) - (j << (fmt.mantissa_bits - fmt.table_bits)) for j, p in enumerate(powers)]
-    tails = [(p - q) / q for p, q in zip(powers, rounded, strict=True)]
+    missing = [(p - nearest(p, precision)) / p for p in powers]
+    tails = [(max(missing[j :: fmt.tails]) + min(missing[j :: fmt.tails])) / 2 for j in range(fmt.tails)]
+    table_error = max(abs(m - (tails[j % fmt.tails] if tails else 0)) for j, m in enumerate(missing))
 
     step_high = nearest(step, precision)
     step_low = step - step_high
@@ -148,7 +211,7 @@ def header(fmt):
     magic = mpf(3) * 2 ** (fmt.mantissa_bits - 1)
 
     table_text = table_rows([f"0x{b:0{fmt.bits // 4}x}" for b in shifted])
-    tail_text = table_rows([literal(fmt, t) for t in tails])
+    tail_text = f"#define EXP_TABLE_TAILS \\\n{table_rows([literal(fmt, t) for t in tails])}\n" if tails else ""
     exp_text = table_rows([literal(fmt, c) for c in exp_coefficients], 2)
     log_text = table_rows([literal(fmt, c) for c in log_coefficients], 2)
     return f"""/* {fmt.name}: the format and the constants of its exp and log. Data only.
@@ -175,18 +238,21 @@ typedef u{fmt.integer} bit_pattern;
 /* From this |max| on a row is shifted by its max: the shift is exact wherever it matters. */
 #define LARGE_MAX {literal(fmt, fmt.large_max)}
 
-/* exp: a table of 2**(j / {entries}), its relative rounding errors, and
- * e**r - 1 = r + r*r*(c0 + c1*r + ...) for |r| <= ln(2)/{2 * entries}, error below {mp.nstr(exp_error, 3)}. */
+/* exp: a table of TABLE_FACTOR * 2**(j / {entries}), {"the relative rounding errors of its entries, " if tails else ""}and
+ * e**r - 1 = r + r*r*(c0 + c1*r + ...) for |r| <= ln(2)/{2 * entries}, error below {mp.nstr(exp_error, 3)}.
+ * The factor is one for which entries {f"j and j + {fmt.tails} can share an error" if tails else "need no more digits"}: \
+{mp.nstr(table_error, 3)} remains at most. */
 #define TABLE_BITS {fmt.table_bits}
 #define TABLE_SIZE {entries}
+#define TAILS_SIZE {fmt.tails}
+#define INVERSE_FACTOR {literal(fmt, 1 / factor)} /* 1 / TABLE_FACTOR */
+#define INVERSE_FACTOR_LESS_ONE {literal(fmt, 1 / factor - 1)}
 #define STEPS_PER_UNIT {literal(fmt, 1 / step)} /* {entries} / ln 2 */
 #define STEP_HIGH {literal(fmt, step_high)} /* ln 2 / {entries} */
 #define STEP_LOW {literal(fmt, step_low)}
 #define EXP_TABLE_BITS \\
 {table_text}
-#define EXP_TABLE_TAILS \\
-{tail_text}
-#define EXP_COEFFICIENTS \\
+{tail_text}#define EXP_COEFFICIENTS \\
 {exp_text}
 
 /* log: ln(1 + f) = f - s*(f - R), s = f/(2 + f), R = z*(c0 + c1*z + ...), z = s*s,

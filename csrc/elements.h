@@ -102,7 +102,7 @@ INLINE void log_vjp_step(ptrdiff_t i, ptrdiff_t lanes, const real *x, const real
                          const struct exp_shift *shift, vec half_power, vec other_half, struct pair total)
 {
     vec logp = min(splat(EXP_LIMIT), load_lanes(x + i, lanes));
-    vec p = rounded(shifted_exp(logp, shift, 0, 0)) * half_power * other_half;
+    vec p = rounded(without_factor(shifted_exp(logp, shift, 0, 0))) * half_power * other_half;
     store_lanes(out + i, lanes, fma_(-p, total.high, load_lanes(g + i, lanes)) - p * total.low);
 }
 

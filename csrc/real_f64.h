@@ -22,19 +22,20 @@ typedef uint64_t bit_pattern;
 /* From this |max| on a row is shifted by its max: the shift is exact wherever it matters. */
 #define LARGE_MAX 0x1.0000000000000p+11
 
-/* exp: a table of 2**(j / 8), its relative rounding errors, and
- * e**r - 1 = r + r*r*(c0 + c1*r + ...) for |r| <= ln(2)/16, error below 2.84e-18. */
+/* exp: a table of TABLE_FACTOR * 2**(j / 8), and
+ * e**r - 1 = r + r*r*(c0 + c1*r + ...) for |r| <= ln(2)/16, error below 2.84e-18.
+ * The factor is one for which entries need no more digits: 5.46e-19 remains at most. */
 #define TABLE_BITS 3
 #define TABLE_SIZE 8
+#define TAILS_SIZE 0
+#define INVERSE_FACTOR 0x1.e7ec6ae7e9eb1p-1 /* 1 / TABLE_FACTOR */
+#define INVERSE_FACTOR_LESS_ONE -0x1.81395181614f1p-5
 #define STEPS_PER_UNIT 0x1.71547652b82fep+3 /* 8 / ln 2 */
 #define STEP_HIGH 0x1.62e42fefa39efp-4 /* ln 2 / 8 */
 #define STEP_LOW 0x1.abc9e3b39803fp-59
 #define EXP_TABLE_BITS \
-    0x3ff0000000000000, 0x3fef72b83c7d517b, 0x3fef06fe0a31b715, 0x3feebfdad5362a27, \
-    0x3feea09e667f3bcd, 0x3feeace5422aa0db, 0x3feee89f995ad3ad, 0x3fef5818dcfba487
-#define EXP_TABLE_TAILS \
-    0x0.0p+0, -0x1.01b15eaa59348p-55, 0x1.34d754db0abb6p-55, 0x1.690cebb7aafb0p-56, \
-    -0x1.3b3efbf5e2228p-54, 0x1.db72fc1f0eab4p-55, 0x1.c1a7792cb3387p-55, 0x1.4a385a63d07a7p-56
+    0x3ff0ca1dc9248b2f, 0x3ff04f210dbff1a1, 0x3feff759bd5229d7, 0x3fefc5f7a09029b0, \
+    0x3fefbe7455e1d008, 0x3fefe49a0021deb1, 0x3ff03c8a9033fec4, 0x3ff0cac7b7745be0
 #define EXP_COEFFICIENTS \
     0x1.0000000000110p-1, 0x1.55555555555fbp-3, \
     0x1.55555547eacbdp-5, 0x1.1111110a1242dp-7, \

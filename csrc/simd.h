@@ -363,28 +363,45 @@ INLINE void stream_fence(void)
 #endif
 }
 
-/* The entries of a table of TABLE_SIZE reals at the low TABLE_BITS bits of each index. */
-INLINE vec look_up(const real *table, ivec index)
+INLINE ivec at_least_zero(ivec v)
 {
 #if VECTOR_BYTES == 64 && REAL_BITS == 32
-    return (vec)_mm512_permutexvar_ps((__m512i)index, _mm512_loadu_ps(table));
+    return (ivec)_mm512_max_epi32((__m512i)v, _mm512_setzero_si512());
 #elif VECTOR_BYTES == 64
-    return (vec)_mm512_permutexvar_pd((__m512i)index, _mm512_loadu_pd(table));
+    return (ivec)_mm512_max_epi64((__m512i)v, _mm512_setzero_si512());
+#elif VECTOR_BYTES == 32 && REAL_BITS == 32
+    return (ivec)_mm256_max_epi32((__m256i)v, _mm256_setzero_si256());
+#else
+    return v & (v > 0);
+#endif
+}
+
+/* The entries of an aligned table at the low bits of each index; its size is a constant, 8 or, of floats, 16. */
+INLINE vec look_up(const real *table, int size, ivec index)
+{
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+    __m512 entries = size == 16 ? _mm512_load_ps(table) : _mm512_broadcast_f32x8(_mm256_load_ps(table));
+    return (vec)_mm512_permutexvar_ps((__m512i)index, entries);
+#elif VECTOR_BYTES == 64
+    (void)size;
+    return (vec)_mm512_permutexvar_pd((__m512i)index, _mm512_load_pd(table));
 #elif VECTOR_BYTES == 32 && REAL_BITS == 32
     __m256i where = (__m256i)index;
-    __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), where);
-    __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), where);
+    __m256 low = _mm256_permutevar8x32_ps(_mm256_load_ps(table), where);
+    if (size == 8) return (vec)low;
+    __m256 high = _mm256_permutevar8x32_ps(_mm256_load_ps(table + 8), where);
     return (vec)_mm256_blendv_ps(low, high, (__m256)_mm256_slli_epi32(where, 28));
 #elif VECTOR_BYTES == 32
     /* Each double as two floats, from the table's first or second half: a gather takes longer. */
+    (void)size;
     __m256i twice = _mm256_slli_epi32((__m256i)_mm256_moveldup_ps((__m256)index), 1);
     __m256i where = _mm256_or_si256(twice, _mm256_set1_epi64x((int64_t)1 << 32));
-    __m256 low = _mm256_permutevar8x32_ps((__m256)_mm256_loadu_pd(table), where);
-    __m256 high = _mm256_permutevar8x32_ps((__m256)_mm256_loadu_pd(table + 4), where);
+    __m256 low = _mm256_permutevar8x32_ps((__m256)_mm256_load_pd(table), where);
+    __m256 high = _mm256_permutevar8x32_ps((__m256)_mm256_load_pd(table + 4), where);
     return (vec)_mm256_blendv_pd((__m256d)low, (__m256d)high, (__m256d)_mm256_slli_epi64((__m256i)index, 61));
 #else
     vec result;
-    EACH_LANE(i) result[i] = table[index[i] & (TABLE_SIZE - 1)];
+    EACH_LANE(i) result[i] = table[index[i] & (size - 1)];
     return result;
 #endif
 }

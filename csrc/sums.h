@@ -186,7 +186,7 @@ INLINE void add_step(struct chain *chain, const struct sum_strip *strip, struct 
     lane_mask kept = differ(step.x, strip->row_max);
     /* In a row of -inf alone what is absent equals the max. */
     if (!whole) kept |= ~lanes;
-    struct exponential e = exp_of_reduced(step.argument);
+    struct exponential e = exp_of_reduced(step.argument, mode & UNCLAMPED && whole);
     vec value = no_elements;
     if (mode & WEIGHTED) {
         struct pair exact = as_pair(e);

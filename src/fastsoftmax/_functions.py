@@ -132,15 +132,13 @@ def logsumexp(
     sign = np.empty(row_shape, array.dtype) if return_sign else None
     if rows.shape[row_axis] == 0:
         target[...] = -np.inf
-        if sign is not None:
-            sign[...] = 0
-    else:
-        if factors is None and return_sign:
-            factors = np.broadcast_to(array.dtype.type(1), array.shape)
-        second = None if factors is None else as_rows(factors, axes)[0]
-        if second is not None:
-            rows, second = _within_range(rows, second, row_axis)
+    elif factors is not None:
+        rows, second = _within_range(rows, as_rows(factors, axes)[0], row_axis)
         _core.run(_core.LOGSUMEXP, rows, row_axis, second=second, row_out=target, sign_out=sign)
+    else:
+        _core.run(_core.LOGSUMEXP, rows, row_axis, row_out=target)
+    if sign is not None and (factors is None or rows.shape[row_axis] == 0):
+        sign[...] = np.where(np.isnan(target), target, target > -np.inf)  # of a sum of positive terms
     value = deliver(target.reshape(shape), out, dtype)
     return (value, deliver(sign.reshape(shape), None, dtype)) if sign is not None else value
 
