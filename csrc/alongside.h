@@ -91,7 +91,7 @@ INLINE struct strip_alongside begin_alongside(const struct strips_alongside *str
     strip.written = until_aligned(strip.to, length);
     strip.first = value_alongside(&strip, 0, writing);
     strip.last = value_alongside(&strip, length - LANES, writing);
-    /* At once: it is in the line of memory where the row before ends. */
+    /* At once: it is in the cache line where the row before ends. */
     if (writing.streamed && strip.written) stream_first(strip.to, strip.written, strip.first);
     return strip;
 }

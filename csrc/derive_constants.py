@@ -211,6 +211,8 @@ def header(fmt):
     magic = mpf(3) * 2 ** (fmt.mantissa_bits - 1)
 
     table_text = table_rows([f"0x{b:0{fmt.bits // 4}x}" for b in shifted])
+    tails_in_words = "the relative rounding errors of its entries, " if tails else ""
+    tails_needed = f"entries j and j + {fmt.tails} can share an error" if tails else "entries need no more digits"
     tail_text = f"#define EXP_TABLE_TAILS \\\n{table_rows([literal(fmt, t) for t in tails])}\n" if tails else ""
     exp_text = table_rows([literal(fmt, c) for c in exp_coefficients], 2)
     log_text = table_rows([literal(fmt, c) for c in log_coefficients], 2)
@@ -238,10 +240,9 @@ typedef u{fmt.integer} bit_pattern;
 /* From this |max| on a row is shifted by its max: the shift is exact wherever it matters. */
 #define LARGE_MAX {literal(fmt, fmt.large_max)}
 
-/* exp: a table of TABLE_FACTOR * 2**(j / {entries}), {"the relative rounding errors of its entries, " if tails else ""}and
+/* exp: a table of TABLE_FACTOR * 2**(j / {entries}), {tails_in_words}and
  * e**r - 1 = r + r*r*(c0 + c1*r + ...) for |r| <= ln(2)/{2 * entries}, error below {mp.nstr(exp_error, 3)}.
- * The factor is one for which entries {f"j and j + {fmt.tails} can share an error" if tails else "need no more digits"}: \
-{mp.nstr(table_error, 3)} remains at most. */
+ * The factor is one for which {tails_needed}: {mp.nstr(table_error, 3)} remains at most. */
 #define TABLE_BITS {fmt.table_bits}
 #define TABLE_SIZE {entries}
 #define TAILS_SIZE {fmt.tails}

@@ -5,7 +5,7 @@
 #include "last_step.h"
 #include "vector_exp.h"
 
-/* Beyond it e**x is infinite; and no lower max is needed. */
+/* Beyond it e**x is infinite; a max within it, on both sides, is below LARGE_MAX: nothing is subtracted from x. */
 #define EXP_LIMIT ((real)0.4 * LARGE_MAX)
 /* Reals of a row from which it pays to have all vectors aligned but the first and the last (measured with 200). */
 #define ALIGNED_STORES (4 * LANES)
@@ -130,13 +130,6 @@ INLINE void grad_hess_step(ptrdiff_t i, ptrdiff_t lanes, const real *e, const re
 INLINE void clear_step(ptrdiff_t i, ptrdiff_t lanes, real *out, lane_mask ignored)
 {
     store_lanes(out + i, lanes, choose(ignored, splat(0), load_lanes(out + i, lanes)));
-}
-
-/* kept = x, but -inf where b is 0 */
-INLINE void drop_zeros_step(ptrdiff_t i, ptrdiff_t lanes, const real *x, const real *b, real *kept)
-{
-    lane_mask absent = equal(load_lanes(b + i, lanes), splat(0));
-    store_lanes(kept + i, lanes, choose(absent, splat(-(real)__builtin_inf()), load_lanes(x + i, lanes)));
 }
 
 #endif

@@ -101,7 +101,7 @@ void fsm_simplify_batch(struct fsm_job *job, int may_reorder);
 enum fsm_status fsm_run(struct fsm_job *job);
 
 /* Instruction sets: the compiled ones best first (NULL ends the list), whether this CPU
- * has one, and the choice, which must be made before the first fsm_run. */
+ * has one, and the choice, which is made before the first fsm_run and changed only while none runs. */
 const char *const *fsm_instruction_sets(void);
 int fsm_cpu_has(const char *instruction_set);
 int fsm_choose_instruction_set(const char *instruction_set);
@@ -114,6 +114,6 @@ const char *fsm_openmp_runtime(void); /* NULL: built without */
 void fsm_initialise_threads(int limit, int openmp_limit);
 void fsm_request_threads(int threads);
 /* For the calling thread; returns the limit before (0: none). */
-int fsm_limit_block(int threads);
+int fsm_limit_calling_thread(int threads);
 
 #endif

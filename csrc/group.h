@@ -25,7 +25,7 @@ struct group {
     int certain;        /* whether any row may have a probability of 1: see end_softmax */
     vec certain_above;  /* probabilities above it are 1 */
     /* The losses' own: see losses.h. */
-    ptrdiff_t label[64 / (REAL_BITS / 8)];
+    ptrdiff_t label[LANES];
     vec weight, target, label_logit;
     vec at_label; /* of the gradient */
     struct pair upstream, slope; /* the gradient is slope * p - upstream * t */
@@ -52,7 +52,7 @@ INLINE ptrdiff_t block_length(const struct plan *plan, ptrdiff_t block)
 
 /* ---- Strips ----------------------------------------------------------------------------- */
 
-INLINE ptrdiff_t strips(const struct plan *plan, const struct group *group)
+INLINE ptrdiff_t strip_count(const struct plan *plan, const struct group *group)
 {
     return plan->vertical ? 1 : group->count;
 }
@@ -95,15 +95,22 @@ INLINE const real *read_operand(const struct plan *plan, const struct group *gro
 }
 
 /* Where a streamed row's exponentials wait until they are written: every second group has the same memory where one
- * is summed while another is written. The row begins in a line of memory where its output does: vectors are aligned in
+ * is summed while another is written. The row begins in a cache line where its output does: vectors are aligned in
  * both. */
 INLINE real *waiting_row(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t row,
                          void *scratch)
 {
     ptrdiff_t place = row + (plan->overlaps ? group->first_row / plan->group_rows % 2 * plan->group_rows : 0);
     char *waiting = (char *)strip_memory(plan, scratch, WHOLE_ROWS) + place * plan->waiting_bytes;
-    uintptr_t begin = (uintptr_t)row_start(&group->rows[FSM_OUT], row) % LINE_BYTES;
+    uintptr_t begin = (uintptr_t)row_start(&group->rows[FSM_OUT], row) % CACHE_LINE_BYTES;
     return (real *)(void *)(waiting + begin) + block * BLOCK;
+}
+
+/* kept = x, but -inf where b is 0 */
+INLINE void drop_zeros_step(ptrdiff_t i, ptrdiff_t lanes, const real *x, const real *b, real *kept)
+{
+    lane_mask absent = equal(load_lanes(b + i, lanes), splat(0));
+    store_lanes(kept + i, lanes, choose(absent, splat(-(real)__builtin_inf()), load_lanes(x + i, lanes)));
 }
 
 /* x with -inf where b is 0, so that those elements are absent. */

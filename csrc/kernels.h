@@ -20,12 +20,12 @@
 /* Groups of a batch, at most. */
 #define BATCH_GROUPS 8
 
-/* Bytes of a panel's columns in each line of memory: a page at most. */
+/* Bytes of a panel's columns in each line, at one index along the axis: a page at most. */
 #define PANEL_LINE_BYTES ((ptrdiff_t)4096)
 
 /* What the driver found out about a job, the same for all of its threads. */
 struct plan {
-    struct fsm_job *job;
+    const struct fsm_job *job;
     int vertical;
     enum fsm_operation operation;
     unsigned operands; /* a bit, 1 << name, for each that the job has */
@@ -58,6 +58,9 @@ static inline int writes_elements(const struct plan *plan)
     return has(plan, FSM_OUT) && plan->operation != FSM_SELECT;
 }
 
+/* The gradient through softmax alone asks for no exponential. */
+static inline int needs_max(const struct plan *plan) { return plan->operation != FSM_SOFTMAX_VJP; }
+
 struct group; /* one group's state: opaque memory of group_bytes, aligned to 64 */
 struct lines_ahead; /* what a vertical group's sums ask for meanwhile, NULL for nothing */
 
@@ -67,6 +70,7 @@ struct kernels {
      * long where no elements are written): see run.c. */
     ptrdiff_t short_row, transposed_row;
     int overlap; /* whether horizontal groups can */
+    int streams; /* whether there are stores that go past the caches */
     size_t group_bytes, max_bytes, sums_bytes;
     /* Rows [first, last); writes their losses to `losses` where the job sums them. */
     void (*rows)(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *losses, void *scratch);

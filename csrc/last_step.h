@@ -1,15 +1,15 @@
-/* What is left to do with an element while it is written. */
+/* What is left to do with an element on its way out. */
 #ifndef FASTSOFTMAX_LAST_STEP_H
 #define FASTSOFTMAX_LAST_STEP_H
 
 #include "across_lanes.h"
 
 enum last_step {
-    COPY,
-    SCALE,
-    SCALE_OR_ONE,
-    SCALE_BUT_LABEL, /* but the element at the label is another: of panels, and of rows that go past the caches */
-    TO_LOG,
+    COPY,            /* nothing: write_phase does what there is to do */
+    SCALE,           /* e * factor */
+    SCALE_OR_ONE,    /* the same, but 1 above certain_above */
+    SCALE_BUT_LABEL, /* the same, but another value at the label: of panels, and of rows that go past the caches */
+    TO_LOG,          /* (x - row_max) - log_sum */
 };
 
 /* Of a group's rows, for its step alone. */

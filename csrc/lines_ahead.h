@@ -1,5 +1,5 @@
-/* Lines of memory that are asked for one by one while something else is done: a request for many at once would wait for
- * the memory. They are runs of neighbouring lines, as far apart as the lines of a panel are. */
+/* Cache lines that are asked for one by one while something else is done: a request for many at once would wait for the
+ * memory. They are runs of neighbours: dense rows are one run, a panel of columns one for each index along the axis. */
 #ifndef FASTSOFTMAX_LINES_AHEAD_H
 #define FASTSOFTMAX_LINES_AHEAD_H
 
@@ -19,17 +19,17 @@ INLINE struct lines_ahead runs_of_lines(const char *start, ptrdiff_t run_bytes, 
 }
 
 /* Where nothing is ahead: a line that is there already. */
-INLINE struct lines_ahead no_lines(const char *known) { return runs_of_lines(known, LINE_BYTES, 0, 1); }
+INLINE struct lines_ahead no_lines(const char *known) { return runs_of_lines(known, CACHE_LINE_BYTES, 0, 1); }
 
 INLINE void prefetch_line(struct lines_ahead *lines)
 {
     prefetch(lines->next);
     if (lines->to_output) prefetch_to_write(lines->next + lines->to_output);
     if (lines->to_second) prefetch(lines->next + lines->to_second);
-    lines->next += LINE_BYTES;
+    lines->next += CACHE_LINE_BYTES;
     if (lines->next < lines->end) return;
     if (lines->runs_left <= 1) {
-        lines->next -= LINE_BYTES;
+        lines->next -= CACHE_LINE_BYTES;
         return;
     }
     lines->runs_left--;

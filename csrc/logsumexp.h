@@ -5,13 +5,13 @@
 #include "group.h"
 #include "vector_log.h"
 
-/* ln S as a pair; NaN where the row holds a NaN, an infinite max or nothing. In two steps, as all that follows
- * the sums: see end_groups. */
+/* In two steps, as all that follows the sums: see end_groups. */
 INLINE void set_rest(struct group *group)
 {
     group->rest = divide_pairs(group->sums.total, as_pair(group->largest));
 }
 
+/* ln S as a pair; NaN where the row holds a NaN, an infinite max or nothing. */
 INLINE void set_log_sum(struct group *group) { group->log_sum = log_of_sum(group->sums.ties, group->rest); }
 
 /* max + log_sum; the max itself where it is infinite, unless there is a NaN. */
@@ -23,8 +23,8 @@ static vec logsumexp_of(const struct group *group, struct pair log_sum)
     return choose(less(splat(REAL_MAX), absolute(group->row_max)), group->row_max + nan_or_zero, finite);
 }
 
-/* With factors: sum(b * e**x) = e**max * (ties + q), of either sign; a + inf stands for
- * what an infinite element or factor gives. */
+/* With factors: sum(b * e**x) = e**max * (ties + q), of either sign. An infinite element
+ * or factor makes ties or the total infinite. */
 static void end_weighted(const struct plan *plan, struct group *group)
 {
     const vec infinity = splat((real)__builtin_inf()), zero = splat(0), nan = splat((real)__builtin_nan(""));

@@ -34,7 +34,7 @@ static void read_labels(const struct plan *plan, struct group *group)
 {
     const struct fsm_job *job = plan->job;
     const struct row_pointers *rows = &group->rows[FSM_LABELS];
-    int64_t labels[64 / (REAL_BITS / 8)];
+    int64_t labels[LANES];
     for (ptrdiff_t lane = 0; lane < LANES; lane++) group->label[lane] = -1;
     if (!has(plan, FSM_LABELS)) return;
 #define READ(type)                                                                                 \
@@ -204,7 +204,7 @@ static void write_at_labels(const struct plan *plan, const struct group *group, 
     }
 }
 
-/* The same for whole rows of a group in their place. */
+/* The same for whole rows of a group in their place, none of which is ignored. */
 static void write_at_label_of_rows(const struct group *group)
 {
     for (ptrdiff_t lane = 0; lane < group->count; lane++)
@@ -214,7 +214,7 @@ static void write_at_label_of_rows(const struct group *group)
 static void write_gradient(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t strip,
                            const real *e, real *out, void *scratch)
 {
-    ptrdiff_t size = strip_size(plan, block);
+    ptrdiff_t first = block * BLOCK, length = block_length(plan, block), size = strip_size(plan, block);
     struct pair factor = pair_in_strip(plan->vertical, &group->factor, strip);
     struct pair upstream = pair_in_strip(plan->vertical, &group->upstream, strip);
     if (plan->has_dense_targets) {
@@ -223,8 +223,8 @@ static void write_gradient(const struct plan *plan, const struct group *group, p
         vec step = group->upstream.high * group->target;
         EACH_LANE_OF_STRIP(plan, group, strip, lane)
         {
-            ptrdiff_t i = group->label[lane] - block * BLOCK;
-            if (i >= 0 && i < block_length(plan, block)) out[index_in_strip(plan, lane, i)] -= step[lane];
+            if (label_in_block(group, lane, first, length))
+                out[index_in_strip(plan, lane, group->label[lane] - first)] -= step[lane];
         }
     } else {
         if (plan->streamed) stream_scaled(e, out, size, factor);

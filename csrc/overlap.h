@@ -52,7 +52,7 @@ static overlapped_function *overlapped_function_of(const struct plan *plan, enum
 #undef EITHER
 }
 
-/* A horizontal row's exponentials until they are written: there, or in its output. */
+/* A row's exponentials until they are written: there, or in its output, whose elements are neighbours. */
 static real *exponentials_of_row(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t row,
                                  void *scratch)
 {
@@ -87,6 +87,7 @@ static void overlapped_block(const struct plan *plan, ptrdiff_t block, const str
         else alongside.from[r] = exponentials_of_row(plan, previous, block, r, scratch);
     }
     overlapped_function_of(plan, last, are_unclamped(plan, group, 0, group->count))(&sums, of_row, &alongside);
+    if (plan->blocks > 1) *sums_of_block = (struct row_sums){0};
     sums_across_lanes(of_row, group->count, keeps_max_out(plan), 0, sums_of_block);
     if (next) *next_extremes = extremes_across_lanes(of_strip, next->count);
 }
@@ -99,7 +100,7 @@ static void overlapped_phases(const struct plan *plan, const struct group *previ
     enum last_step last = writes && previous->count == group->count ? last_step_of_group(plan, previous) : COPY;
     int writes_labels = last == SCALE && plan->operation == FSM_CROSS_ENTROPY;
     /* With the gradient at its label in place: a line that has gone past the caches would be read again for it. */
-    if (HAS_STREAMS && writes_labels && plan->streamed) {
+    if (writes_labels && plan->streamed) {
         last = SCALE_BUT_LABEL;
         writes_labels = 0;
     }

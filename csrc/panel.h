@@ -1,11 +1,12 @@
 /* Panels: vertical groups of columns side by side, whose strips are read together, and written
  * together where the output lies in columns too.
  *
- * A group of columns takes 64 bytes of each line of memory that lies along its rows. Lines a
- * power of two apart share a few places in every cache, and what the processor fetched ahead
- * of one group's turn would be gone by the next one's. So a panel takes a page's worth of
- * neighbouring columns from each line, in long runs, and asks for lines further on. What has to
- * be done once with every element is done on the way: the max, the last multiplication. */
+ * A line is what the columns have at one index along the axis, neighbours in memory. A group of
+ * columns takes a vector's bytes of each line. Lines a power of two apart share a few places in
+ * every cache, and what the processor fetched ahead of one group's turn would be gone by the next
+ * one's. So a panel takes a page's worth of neighbouring columns from each line, in long runs, and
+ * asks for lines further on. What has to be done once with every element is done on the way: the
+ * max, the last multiplication. */
 #ifndef FASTSOFTMAX_PANEL_H
 #define FASTSOFTMAX_PANEL_H
 

@@ -27,7 +27,7 @@
 static atomic_int teams_at_work;
 static atomic_int requested;       /* set_num_threads; 0 where never called */
 static int environment_limit;      /* OMP_NUM_THREADS and the container's quota, at import */
-static _Thread_local int block_limit; /* num_threads; 0 outside */
+static _Thread_local int calling_thread_limit; /* num_threads; 0 outside */
 
 #ifdef _OPENMP
 static int openmp_default = 1; /* what OpenMP's own limit is while nobody changed it */
@@ -96,14 +96,14 @@ void fsm_request_threads(int threads)
 #endif
 }
 
-int fsm_limit_block(int threads)
+int fsm_limit_calling_thread(int threads)
 {
-    int before = block_limit;
-    block_limit = threads;
+    int before = calling_thread_limit;
+    calling_thread_limit = threads;
     return before;
 }
 
-int thread_limit(void)
+int fsm_thread_limit(void)
 {
 #ifdef _OPENMP
     if (in_forked_child) return 1;
@@ -112,7 +112,7 @@ int thread_limit(void)
         limit = fsm_processor_count();
         if (environment_limit && environment_limit < limit) limit = environment_limit;
     }
-    if (block_limit && block_limit < limit) limit = block_limit;
+    if (calling_thread_limit && calling_thread_limit < limit) limit = calling_thread_limit;
     /* Somebody (threadpoolctl, omp_set_num_threads) changed the calling thread's limit. */
     int openmp_limit = omp_get_max_threads();
     if (openmp_limit != unchanged_openmp_limit() && openmp_limit < limit) limit = openmp_limit;
@@ -123,8 +123,6 @@ int thread_limit(void)
     return 1;
 #endif
 }
-
-int fsm_thread_limit(void) { return thread_limit(); }
 
 #if defined(_OPENMP) && !defined(_WIN32)
 /* GNU's runtime ends the process where it cannot start a thread. So before a calling thread
@@ -195,13 +193,12 @@ void release_team(int team)
  * what its caches hold. It takes the run in steps, and then helps with the others' runs: who
  * comes late finds the work done. (OpenMP's region still ends only when every thread has come.)
  * A step is three quarters of what is left of the thread's own run, as the groups of rows at its
- * ends do not overlap with others (overlap.h); but no less than so much of a run, as it takes of
+ * ends do not overlap with others (overlap.h); but no less than an eighth of a run, as it takes of
  * others' runs, whose own threads may come yet. */
 #define MOST_RUNS 64
-#define LEAST_STEP(run_length) ((run_length) / 8)
 
 struct run_of_items {
-    _Alignas(64) _Atomic ptrdiff_t next; /* a line of memory each */
+    _Alignas(64) _Atomic ptrdiff_t next; /* a cache line each */
     ptrdiff_t last;
 };
 
@@ -245,7 +242,7 @@ void share_out(int team, ptrdiff_t count, work_function *work, void *context)
     if (team > 1 && count > 1) {
         struct run_of_items runs[MOST_RUNS];
         ptrdiff_t number = team < MOST_RUNS ? team : MOST_RUNS;
-        ptrdiff_t least_step = LEAST_STEP(count / number);
+        ptrdiff_t least_step = count / number / 8;
         if (least_step < 1) least_step = 1;
         cut_into_runs(runs, number, count);
 #pragma omp parallel num_threads(team)

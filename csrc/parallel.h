@@ -7,9 +7,6 @@
 /* Items [first, last) of the work, run by thread number `thread`. */
 typedef void work_function(void *context, ptrdiff_t first, ptrdiff_t last, int thread);
 
-/* The most threads a call made here and now may use. */
-int thread_limit(void);
-
 /* A team for one job: how many threads it has, the calling one included. Give it back. */
 int claim_team(int wanted);
 void release_team(int team);

@@ -31,7 +31,7 @@ static void max_phase(const struct plan *plan, const struct group *group, ptrdif
                       void *scratch)
 {
     struct extremes of_strip[LANES], *result = extremes_out;
-    ptrdiff_t count = strips(plan, group), size = strip_size(plan, block);
+    ptrdiff_t count = strip_count(plan, group), size = strip_size(plan, block);
     for (ptrdiff_t strip = 0; strip < count; strip++)
         of_strip[strip] = extremes_of_strip(x_of_strip(plan, group, block, strip, scratch), size);
     *result = plan->vertical ? of_strip[0] : extremes_across_lanes(of_strip, count);
@@ -133,11 +133,12 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
                       void *scratch, struct lines_ahead *lines)
 {
     struct row_sums of_row[LANES], *sums = sums_out;
+    if (plan->blocks > 1) *sums = (struct row_sums){0}; /* some of it is left alone, but added up with other blocks' */
     enum fsm_operation operation = plan->operation;
     sums_function *sums_of = sums_function_of(plan);
     int has_second = plan->has_dense_targets || (operation != FSM_GRAD_HESS && has(plan, FSM_SECOND));
     const struct row_pointers *out = &group->rows[FSM_OUT];
-    ptrdiff_t first = block * BLOCK, count = strips(plan, group);
+    ptrdiff_t first = block * BLOCK, count = strip_count(plan, group);
     struct sum_strips strips;
     strips.vertical = plan->vertical;
     strips.is_short = plan->job->n < SHORT_ROW;
@@ -166,7 +167,8 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
         else if (has_second) strips.second = read_second(plan, group, block, s, scratch);
         /* The sum of g alone; where there is a second operand the strips come one by one. */
         if (operation == FSM_LOG_SOFTMAX_VJP) strips.x[s] = NULL;
-        sums_function *function = are_unclamped(plan, group, s, strips.end) ? unclamped(sums_of) : sums_of;
+        int any_clamped = !needs_max(plan) || !are_unclamped(plan, group, s, strips.end);
+        sums_function *function = any_clamped ? sums_of : unclamped(sums_of);
         function(&strips, is_total ? sums : of_row);
         if (stores_exponentials(plan) && !plan->streamed && !stays_in_scratch(plan))
             for (ptrdiff_t r = s; r < strips.end; r++)
@@ -288,7 +290,7 @@ static void write_phase(const struct plan *plan, const struct group *group, ptrd
     ptrdiff_t first = block * BLOCK, length = block_length(plan, block), size = strip_size(plan, block);
     const struct row_pointers *out_rows = &group->rows[FSM_OUT];
     real *in_scratch = strip_memory(plan, scratch, STRIP_X);
-    for (ptrdiff_t strip = 0; strip < strips(plan, group); strip++) {
+    for (ptrdiff_t strip = 0; strip < strip_count(plan, group); strip++) {
         real *out = strip_to_write(out_rows, plan->vertical, strip, first, in_scratch);
         const real *from = in_scratch;
         if (stores_exponentials(plan) && plan->streamed) from = waiting_row(plan, group, block, strip, scratch);

@@ -157,8 +157,12 @@ static struct lines_ahead lines_of_next_batch(const struct plan *plan, const str
     return lines;
 }
 
+/* The mode of a short row's one chain, where it is a constant; otherwise: */
+#define ANY_MODE (-1)
+
 /* Returns the row after the last one of the batch. */
-static ptrdiff_t run_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch)
+INLINE ptrdiff_t run_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch,
+                           int mode)
 {
     struct group groups[BATCH_GROUPS];
     struct extremes extremes[BATCH_GROUPS];
@@ -169,12 +173,14 @@ static ptrdiff_t run_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t l
     for (ptrdiff_t g = 0; g < count; g++) {
         void *strips = group_scratch(plan, scratch, g);
         if (in_scratch) extremes[g] = read_strip_in_scratch(plan, &groups[g], strips);
-        else max_of_blocks(plan, &groups[g], &extremes[g], strips);
+        else if (needs_max(plan)) max_of_blocks(plan, &groups[g], &extremes[g], strips);
     }
-    end_max_batch(plan, groups, count, extremes);
     struct lines_ahead lines;
     if (in_scratch) lines = lines_of_next_batch(plan, groups, end, last);
-    sum_batch(plan, groups, count, scratch, in_scratch ? &lines : NULL);
+    if (needs_max(plan)) end_max_batch(plan, groups, count, extremes);
+    if (mode != ANY_MODE && in_scratch && plan->job->n < SHORT_ROW)
+        chains_of_short_batch(plan, groups, count, scratch, mode, &lines);
+    else sum_batch(plan, groups, count, scratch, in_scratch ? &lines : NULL);
     end_groups(plan, groups, count, losses);
     if (!writes_elements(plan)) return end;
     if (!in_scratch) write_batch(plan, groups, count, scratch);
@@ -191,9 +197,8 @@ static struct lines_ahead lines_of_panel(const struct plan *plan, ptrdiff_t row,
     return runs_of_lines(x->data + row_offset(plan->job, x, row), groups * VECTOR_BYTES, x->axis_stride, plan->job->n);
 }
 
-/* The groups of a panel from row `first` on; the mode of a short row's one chain is a constant, or ANY_MODE. What is
- * known of the plan would be known no longer if another function got its address: those are given the `whole` plan. */
-#define ANY_MODE (-1)
+/* The groups of a panel from row `first` on. What is known of the plan would be known no longer if another function
+ * got its address: those are given the `whole` plan. */
 INLINE ptrdiff_t run_panel(const struct plan *plan, const struct plan *whole, ptrdiff_t first, ptrdiff_t group_count,
                            ptrdiff_t last, real *losses, void *scratch, int mode)
 {
@@ -236,7 +241,7 @@ NOT_INLINE ptrdiff_t run_batch_or_panel(const struct plan *plan, ptrdiff_t first
 {
     ptrdiff_t groups = groups_of_panel(plan, first, last);
     return groups ? run_panel(plan, plan, first, groups, last, losses, scratch, ANY_MODE)
-                  : run_batch(plan, first, last, losses, scratch);
+                  : run_batch(plan, first, last, losses, scratch, ANY_MODE);
 }
 
 static void any_rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch)
@@ -248,25 +253,6 @@ static void any_rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, r
 typedef void rows_function(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch);
 
 #if HAS_FMA
-/* As run_batch for transposed rows; the mode of a short row's one chain is a constant. */
-INLINE ptrdiff_t run_vertical_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses,
-                                    void *scratch, int mode)
-{
-    struct group groups[BATCH_GROUPS];
-    struct extremes extremes[BATCH_GROUPS];
-    ptrdiff_t count = begin_batch(plan, groups, plan->batch_groups, first, last);
-    ptrdiff_t end = groups[count - 1].first_row + groups[count - 1].count;
-    for (ptrdiff_t g = 0; g < count; g++)
-        extremes[g] = read_strip_in_scratch(plan, &groups[g], group_scratch(plan, scratch, g));
-    struct lines_ahead lines = lines_of_next_batch(plan, groups, end, last);
-    end_max_batch(plan, groups, count, extremes);
-    if (plan->job->n < SHORT_ROW) chains_of_short_batch(plan, groups, count, scratch, mode, &lines);
-    else sum_batch(plan, groups, count, scratch, &lines);
-    end_groups(plan, groups, count, losses);
-    if (writes_elements(plan)) write_strips_in_scratch(plan, groups, count, scratch);
-    return end;
-}
-
 /* Most of what is done for a group besides its elements is to ask the plan what to do. For the commonest jobs the
  * answers are constants, and `flatten` puts all that asks where the compiler sees them. (Where the arithmetic itself is
  * slow, the copies would be half of the library and not worth it.) */
@@ -276,37 +262,38 @@ enum kind_of_groups {
     ONE_BLOCK,  /* horizontal, of a few rows of one block */
 };
 
-/* Returns the row after the last one of a batch or a panel; the kind and the mode of the sums are constants. */
-INLINE ptrdiff_t run_known(const struct plan *plan, const struct plan *whole, enum kind_of_groups kind, ptrdiff_t first,
-                           ptrdiff_t last, real *losses, void *scratch, int mode)
+/* The rows of a plan of this kind, operation and operands, all of them constants. */
+INLINE void known_rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch,
+                       enum kind_of_groups kind, enum fsm_operation operation, unsigned operands, int mode)
 {
-    if (kind == TRANSPOSED) return run_vertical_batch(plan, first, last, losses, scratch, mode);
-    if (kind == ONE_BLOCK) return run_batch(plan, first, last, losses, scratch);
-    ptrdiff_t groups = groups_of_panel(plan, first, last);
-    return groups ? run_panel(plan, whole, first, groups, last, losses, scratch, mode)
-                  : run_batch_or_panel(whole, first, last, losses, scratch);
+    struct plan known = *plan;
+    known.operation = operation;
+    known.operands = operands;
+    known.vertical = kind != ONE_BLOCK;
+    known.blocks = 1;
+    if (known.vertical) known.group_rows = LANES;
+    else known.batch_groups = 1;
+    if (kind == PANELS) {
+        known.writes_panels = writes_elements(&known);
+        known.fetches_panels = 1;
+    } else {
+        known.skew = known.panel_groups = 0;
+    }
+    known.is_scaled = known.is_weighted = known.has_dense_targets = known.streamed = 0;
+    for (ptrdiff_t row = first; row < last;) {
+        real *losses_from = losses ? losses + (row - first) : NULL;
+        ptrdiff_t groups = kind == PANELS ? groups_of_panel(&known, row, last) : 0;
+        if (groups) row = run_panel(&known, plan, row, groups, last, losses_from, scratch, mode);
+        else if (kind == PANELS) row = run_batch_or_panel(plan, row, last, losses_from, scratch);
+        else row = run_batch(&known, row, last, losses_from, scratch, mode);
+    }
 }
 
-#define KNOWN_ROWS(name, kind, known_operation, known_operands, mode)                              \
+#define KNOWN_ROWS(name, kind, operation, operands, mode)                                          \
     static __attribute__((flatten)) void name(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, \
                                               real *losses, void *scratch)                         \
     {                                                                                              \
-        struct plan known = *plan;                                                                 \
-        known.operation = known_operation;                                                         \
-        known.operands = known_operands;                                                           \
-        known.vertical = kind != ONE_BLOCK;                                                        \
-        known.blocks = 1;                                                                          \
-        if (known.vertical) known.group_rows = LANES;                                              \
-        else known.batch_groups = 1;                                                               \
-        if (kind == PANELS) {                                                                      \
-            known.writes_panels = writes_elements(&known);                                         \
-            known.fetches_panels = 1;                                                              \
-        } else {                                                                                   \
-            known.skew = known.panel_groups = 0;                                                   \
-        }                                                                                          \
-        known.is_scaled = known.is_weighted = known.has_dense_targets = known.streamed = 0;        \
-        for (ptrdiff_t row = first; row < last;)                                                   \
-            row = run_known(&known, plan, kind, row, last, losses ? losses + (row - first) : NULL, scratch, mode); \
+        known_rows(plan, first, last, losses, scratch, kind, operation, operands, mode);           \
     }
 #define KNOWN_ROWS_OF_ALL(name, operation, operands, mode)                                         \
     KNOWN_ROWS(transposed_##name##_rows, TRANSPOSED, operation, operands, mode)                    \
@@ -367,6 +354,7 @@ const struct kernels KERNELS = {
     .short_row = SHORT_ROW,
     .transposed_row = TRANSPOSED_ROW,
     .overlap = HAS_FMA,
+    .streams = HAS_STREAMS,
     .group_bytes = sizeof(struct group),
     .max_bytes = sizeof(struct extremes),
     .sums_bytes = sizeof(struct row_sums),

@@ -9,7 +9,7 @@ struct row_pointers {
     char *first;
     ptrdiff_t row_stride, axis_stride;
     int is_regular; /* LANES rows, each row_stride bytes after the one before it */
-    char *lane[64 / (REAL_BITS / 8)]; /* otherwise; past the last row a vertical group repeats it */
+    char *lane[LANES]; /* otherwise; past the last row a vertical group repeats it */
 };
 
 INLINE char *row_start(const struct row_pointers *rows, ptrdiff_t lane)

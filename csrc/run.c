@@ -50,6 +50,8 @@
 #define SMALL_SCRATCH 20480
 #define ALIGNMENT 64
 
+static ptrdiff_t itemsize_of(const struct fsm_job *job) { return job->is_double ? 8 : 4; }
+
 static ptrdiff_t round_up(ptrdiff_t value, ptrdiff_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 static ptrdiff_t least(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
@@ -59,7 +61,7 @@ static ptrdiff_t at_least_one(ptrdiff_t value) { return most(value, 1); }
 /* Neighbouring rows lie one element apart, so that a vector takes an element of each. */
 static int are_columns(const struct fsm_job *job, const struct fsm_operand *operand, ptrdiff_t lanes)
 {
-    ptrdiff_t itemsize = job->is_double ? 8 : 4;
+    ptrdiff_t itemsize = itemsize_of(job);
     int last = job->dimensions - 1;
     return operand->axis_stride != itemsize && operand->strides[last] == itemsize && job->shape[last] >= lanes / 2;
 }
@@ -79,7 +81,7 @@ static int are_lines_alike(const struct fsm_job *job, const struct fsm_operand *
 static int are_fetched_ahead(const struct fsm_job *job, ptrdiff_t strip_bytes, ptrdiff_t lanes)
 {
     const struct fsm_operand *x = &job->operands[FSM_X];
-    ptrdiff_t itemsize = job->is_double ? 8 : 4, line_bytes = FETCHED_PANEL_BYTES / strip_bytes * lanes * itemsize;
+    ptrdiff_t itemsize = itemsize_of(job), line_bytes = FETCHED_PANEL_BYTES / strip_bytes * lanes * itemsize;
     ptrdiff_t lines_apart = x->axis_stride & -x->axis_stride;
     return job->n * itemsize * job->rows >= FETCHED_BYTES && are_lines_alike(job, x, lanes) &&
            line_bytes >= FETCHED_LINE_BYTES && job->n * most(line_bytes, lines_apart) <= 4 * CACHE_WAY_BYTES;
@@ -89,14 +91,14 @@ static void plan_vertical(struct plan *plan, const struct kernels *kernels, int 
 {
     const struct fsm_job *job = plan->job;
     const struct fsm_operand *out = &job->operands[FSM_OUT];
-    ptrdiff_t itemsize = job->is_double ? 8 : 4, groups = (job->rows - 1) / kernels->lanes + 1;
+    ptrdiff_t itemsize = itemsize_of(job), groups = (job->rows - 1) / kernels->lanes + 1;
     plan->group_rows = kernels->lanes;
     if (job->n > BLOCK) return;
     plan->batch_groups = at_least_one(least(least(BATCH_BYTES / plan->strip_bytes, BATCH_GROUPS), groups));
     if (!columns || plan->is_weighted || job->shape[job->dimensions - 1] < 2 * kernels->lanes) return;
     plan->writes_panels = writes_elements(plan) && are_columns(job, out, kernels->lanes);
-    /* As wide as memory and cache allow, but two or more for each thread, and for each as many, unless
-     * that made them narrow. */
+    /* As wide as memory and cache allow, but two panels or more for each thread, and as many for each thread unless
+     * they had fewer than NARROW_PANEL groups then. */
     ptrdiff_t line_groups = PANEL_LINE_BYTES / (kernels->lanes * itemsize);
     line_groups = least(line_groups, most(groups / (2 * threads), BATCH_GROUPS));
     int are_long = job->n >= kernels->short_row;
@@ -106,7 +108,8 @@ static void plan_vertical(struct plan *plan, const struct kernels *kernels, int 
     ptrdiff_t panels = (groups - 1) / widest + 1;
     if (panels > 1 && groups >= NARROW_PANEL * round_up(panels, threads)) panels = round_up(panels, threads);
     plan->panel_groups = (groups - 1) / panels + 1;
-    if (!plan->writes_panels || job->sum_losses || job->n * itemsize * job->rows < STREAM_BYTES ||
+    /* Pieces of summed losses begin at fixed rows, which a skew would move. */
+    if (!kernels->streams || !plan->writes_panels || job->sum_losses || job->n * itemsize * job->rows < STREAM_BYTES ||
         !are_lines_alike(job, out, kernels->lanes))
         return;
     plan->streams_panels = 1;
@@ -136,15 +139,15 @@ static void plan_horizontal(struct plan *plan, const struct kernels *kernels, in
 {
     const struct fsm_job *job = plan->job;
     const struct fsm_operand *x = &job->operands[FSM_X], *out = &job->operands[FSM_OUT];
-    ptrdiff_t itemsize = job->is_double ? 8 : 4, row_bytes = job->n * itemsize;
+    ptrdiff_t itemsize = itemsize_of(job), row_bytes = job->n * itemsize;
     int last = job->dimensions - 1, waits = exponentials_wait(job->operation);
     plan->overlaps = kernels->overlap && sums_exponentials_alone(plan) && !plan->is_scaled &&
                      job->n >= kernels->short_row && row_bytes <= OVERLAPPED_ROW_BYTES && x->axis_stride == itemsize &&
                      (!writes_elements(plan) || out->axis_stride == itemsize);
     int fits = job->operation == FSM_LOG_SOFTMAX ||
                (waits && row_bytes <= (plan->overlaps ? OVERLAPPED_ROW_BYTES : WAITING_ROW_BYTES));
-    plan->streamed =
-        fits && has(plan, FSM_OUT) && out->axis_stride == itemsize && row_bytes * job->rows >= STREAM_BYTES;
+    plan->streamed = kernels->streams && fits && has(plan, FSM_OUT) && out->axis_stride == itemsize &&
+                     row_bytes * job->rows >= STREAM_BYTES;
     ptrdiff_t group_bytes = plan->streamed && waits && !plan->overlaps ? WAITING_BYTES : GROUP_BYTES;
     /* As many rows of one block as share the work across lanes, a power of two of them: summed losses go by pieces of
      * 16 rows or a multiple, which are to be whole groups. But two groups or more for each thread. */
@@ -171,9 +174,9 @@ static int are_transposed(const struct plan *plan, const struct kernels *kernels
 }
 
 /* Field by field: to clear the whole of it first takes a tenth of a small call. */
-static void make_plan(struct plan *plan, struct fsm_job *job, const struct kernels *kernels, int threads)
+static void make_plan(struct plan *plan, const struct fsm_job *job, const struct kernels *kernels, int threads)
 {
-    ptrdiff_t itemsize = job->is_double ? 8 : 4, length = least(job->n, BLOCK);
+    ptrdiff_t itemsize = itemsize_of(job), length = least(job->n, BLOCK);
     plan->job = job;
     plan->operation = job->operation;
     plan->operands = 0;
@@ -232,7 +235,7 @@ static inline double sum_losses(int is_double, const void *losses, ptrdiff_t cou
 static void sum_pieces(const struct run *run, const char *losses, ptrdiff_t first, ptrdiff_t end)
 {
     int is_double = run->plan.job->is_double;
-    ptrdiff_t itemsize = is_double ? 8 : 4;
+    ptrdiff_t itemsize = itemsize_of(run->plan.job);
     for (ptrdiff_t row = first; row < end; row += run->piece_rows)
         run->piece_losses[row / run->piece_rows] =
             sum_losses(is_double, losses + (row - first) * itemsize, least(run->piece_rows, end - row));
@@ -241,7 +244,7 @@ static void sum_pieces(const struct run *run, const char *losses, ptrdiff_t firs
 static void run_items(void *context, ptrdiff_t first, ptrdiff_t last, int thread)
 {
     const struct run *run = context;
-    struct fsm_job *job = run->plan.job;
+    const struct fsm_job *job = run->plan.job;
     char *scratch = scratch_of(run, thread);
     ptrdiff_t end = least(last * run->item_rows - run->plan.skew, job->rows);
     if (!job->sum_losses) {
@@ -290,16 +293,18 @@ static void run_write_blocks(void *context, ptrdiff_t first, ptrdiff_t last, int
 static void run_by_blocks(struct run *run, int team, ptrdiff_t groups)
 {
     const struct kernels *kernels = run->kernels;
-    struct fsm_job *job = run->plan.job;
-    ptrdiff_t step = run->plan.group_rows, blocks = run->plan.blocks, itemsize = job->is_double ? 8 : 4;
+    const struct fsm_job *job = run->plan.job;
+    ptrdiff_t step = run->plan.group_rows, blocks = run->plan.blocks, itemsize = itemsize_of(job);
     for (ptrdiff_t g = 0; g < groups; g++) {
         ptrdiff_t end = least((g + 1) * step, job->rows);
         kernels->begin(&run->plan, group_of(run, g), g * step, end);
     }
-    share_out(team, groups * blocks, run_max_blocks, run);
-    for (ptrdiff_t g = 0; g < groups; g++)
-        kernels->end_max(&run->plan, group_of(run, g), run->maxima + g * blocks * (ptrdiff_t)kernels->max_bytes,
-                         blocks);
+    if (needs_max(&run->plan)) {
+        share_out(team, groups * blocks, run_max_blocks, run);
+        for (ptrdiff_t g = 0; g < groups; g++)
+            kernels->end_max(&run->plan, group_of(run, g), run->maxima + g * blocks * (ptrdiff_t)kernels->max_bytes,
+                             blocks);
+    }
     share_out(team, groups * blocks, run_sum_blocks, run);
     for (ptrdiff_t g = 0; g < groups; g++)
         kernels->end_sum(&run->plan, group_of(run, g), run->sums + g * blocks * (ptrdiff_t)kernels->sums_bytes,
@@ -339,9 +344,9 @@ enum fsm_status fsm_run(struct fsm_job *job)
     run.kernels = kernels_for(job);
     /* Divided rather than multiplied: a stride of 0 makes rows of any number. */
     ptrdiff_t row_elements = job->n + ROW_ELEMENTS;
-    int threads = job->rows >= (PARALLEL_ELEMENTS + row_elements - 1) / row_elements ? thread_limit() : 1;
+    int threads = job->rows >= (PARALLEL_ELEMENTS + row_elements - 1) / row_elements ? fsm_thread_limit() : 1;
     make_plan(&run.plan, job, run.kernels, threads);
-    ptrdiff_t itemsize = job->is_double ? 8 : 4;
+    ptrdiff_t itemsize = itemsize_of(job);
     ptrdiff_t groups = (job->rows + run.plan.group_rows - 1) / run.plan.group_rows;
 
     run.piece_rows = run.held_rows = run.losses_bytes = 0;

@@ -1,8 +1,9 @@
 /* The vector primitives: the only home of compiler and instruction-set quirks.
  *
  * A `vec` holds LANES reals in VECTOR_BYTES bytes, an `ivec` as many integers of
- * the same size. Lane loops below compile to one instruction at every width, with
- * GCC and Clang alike; shuffles and table look-ups that would not are spelled out. */
+ * the same size. On x86 what the vector operators do not have is spelled out in intrinsics,
+ * as GCC takes loops over lanes apart again inside larger functions; elsewhere those loops,
+ * and shuffles, compile to one instruction or few. */
 #ifndef FASTSOFTMAX_SIMD_H
 #define FASTSOFTMAX_SIMD_H
 
@@ -37,8 +38,7 @@ INLINE vec load(const real *from) { return (vec) * (const unaligned_vec *)from; 
 INLINE void store(real *to, vec value) { *(unaligned_vec *)to = (unaligned_vec)value; }
 INLINE vec splat(real value) { return value - (vec){0}; } /* -0 stays -0 */
 
-/* The x86 intrinsic of an operation at this width and dtype: _mm512_max_ps and so on.
- * Lane loops would do, but inside larger functions GCC takes them apart again. */
+/* The x86 intrinsic of an operation at this width and dtype: _mm512_max_ps and so on. */
 #if defined(__SSE2__)
 #define JOIN_(width, name, type) _mm##width##_##name##_##type
 #define JOIN(width, name, type) JOIN_(width, name, type)
@@ -348,10 +348,10 @@ INLINE void stream_first(real *to, ptrdiff_t count, vec value)
     store_first(to, count, value);
 }
 
-/* Asks for a line of memory before it is needed, into the second-level cache; any address will do. Into the first one
+/* Asks for a cache line before it is needed, into the second-level cache; any address will do. Into the first one
  * a line from memory would keep one of the few places (24 on Zen 4) that every miss of the first-level cache passes
  * through, until it is there: what comes from the second level waits behind it. */
-#define LINE_BYTES 64
+#define CACHE_LINE_BYTES 64
 INLINE void prefetch(const void *from) { __builtin_prefetch(from, 0, 2); }
 INLINE void prefetch_to_write(const void *to) { __builtin_prefetch(to, 1, 2); }
 

@@ -306,7 +306,7 @@ INLINE ptrdiff_t horizontal_chains(struct chain chains[], const struct sum_strip
     if (i == end) return i;
     struct step step = read_step(strip, i, all, 1, mode);
     for (; i < end; i += CHAINS) {
-        /* CHAINS reals are a line of memory. The sums leave the memory idle, the max would wait for it. */
+        /* CHAINS reals are a cache line. The sums leave the memory idle, the max would wait for it. */
         if (alongside) prefetch(alongside->next + alongside->read + READ_AHEAD);
         else prefetch(strip->x + i + strip->ahead);
         for (int c = 0; c < CHAIN_VECTORS; c++) {
@@ -328,7 +328,7 @@ INLINE struct row_sums vertical_sums(const struct sum_strip *strip, int is_short
     if (is_short) return chain_total(vertical_chain(strip, 0, 1, mode, lines), mode);
     int has_costs = mode & (TARGETS | PRODUCTS);
     struct pair totals[CHAINS], costs[CHAINS], masses[CHAINS];
-    vec ties[CHAINS]; /* where they are whole numbers any order will do */
+    vec ties[CHAINS]; /* of weighted sums alone: others are whole numbers, whose order changes no bit */
     struct row_sums sums = {.ties = splat(0)};
     for (ptrdiff_t c = 0; c < CHAINS; c++) {
         struct row_sums of_chain = chain_total(vertical_chain(strip, c, CHAINS, mode, lines), mode);
@@ -397,7 +397,7 @@ INLINE struct pair rotated(struct pair pair, ptrdiff_t count)
 /* The totals of a horizontal strip's chains, CHAIN_VECTORS of them added up in each lane.
  *
  * What is absent before the first element and after the last one has an exponential of 0 and changes no bit of a
- * chain. So the vectors may begin before the row does, where they fill lines of memory: the chains then lie in
+ * chain. So the vectors may begin before the row does, where they fill cache lines: the chains then lie in
  * other lanes until their end. */
 INLINE struct row_sums horizontal_sums(const struct sum_strip *strip, int mode, struct strip_alongside *alongside,
                                        struct writing writing)

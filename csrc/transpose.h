@@ -7,10 +7,11 @@
 #include "last_step.h"
 #include "row_pointers.h"
 
-/* CALL(number) with a constant, for any number from 1 to `most` (a constant below 16). */
+/* CALL(number) with a constant, for any number from 1 to `most` (a constant below 16). The cases above it have 1 there:
+ * the compiler need not make copies for them. */
 #define WITH_CONSTANT(number, most, CALL)                                                          \
     switch (number) {                                                                              \
-    case 1: CALL(1 <= (most) ? 1 : 1); break;                                                      \
+    case 1: CALL(1); break;                                                                        \
     case 2: CALL(2 <= (most) ? 2 : 1); break;                                                      \
     case 3: CALL(3 <= (most) ? 3 : 1); break;                                                      \
     case 4: CALL(4 <= (most) ? 4 : 1); break;                                                      \

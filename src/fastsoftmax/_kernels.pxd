@@ -80,4 +80,4 @@ cdef extern from "fastsoftmax.h" nogil:
     const char *fsm_openmp_runtime()
     void fsm_initialise_threads(int limit, int openmp_limit)
     void fsm_request_threads(int threads)
-    int fsm_limit_block(int threads)
+    int fsm_limit_calling_thread(int threads)

@@ -39,4 +39,4 @@ def request_threads(int threads):
 
 
 def limit_block(int threads):
-    return fsm_limit_block(threads)
+    return fsm_limit_calling_thread(threads)

@@ -706,9 +706,9 @@ static void *call_again_and_again(void *context)
             set_line(&job.operands[FSM_X], x[j], 8, n * 8);
             set_line(&job.operands[FSM_OUT], round ? out[j] : expected[j], 8, n * 8);
             /* The first round runs on one thread, the others on as many as can be had. */
-            int before = fsm_limit_block(round ? 0 : 1);
+            int before = fsm_limit_calling_thread(round ? 0 : 1);
             if (fsm_run(&job) != FSM_DONE) caller->wrong++;
-            fsm_limit_block(before);
+            fsm_limit_calling_thread(before);
             if (round && memcmp(out[j], expected[j], (size_t)(n * rows) * 8) != 0) caller->wrong++;
             caller->calls++;
         }
