@@ -1,4 +1,4 @@
-"""Named pieces of work: shapes that people use, and the shapes that issue 3's table speaks of."""
+"""Named pieces of work: shapes that people use, and those that the goals in docs/performance.md speak of."""
 
 from dataclasses import dataclass
 
@@ -41,7 +41,7 @@ def column_cases(functions, dtype="float32") -> list[Case]:
     return [Case(f, shape, axis, dtype) for f in functions for shape, axis in COLUMNS]
 
 
-#: What pytest-benchmark runs, beside the pure-NumPy reference.
+#: What pytest-benchmark runs, beside plain NumPy.
 NAMED = {
     f"{function}-{name}-{dtype}": Case(function, shape, axis, dtype)
     for function in ("softmax", "log_softmax", "logsumexp", LOSS)

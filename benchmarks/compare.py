@@ -1,4 +1,4 @@
-"""Every row of issue 3's table: what is to be reached, what is reached, and by which peer.
+"""Each of the goals in docs/performance.md: what is to be reached, what is reached, and by which peer.
 
     python benchmarks/compare.py --json compare.json
 

@@ -1,4 +1,4 @@
-"""Each named case by fastsoftmax and by the pure-NumPy reference, side by side.
+"""Each named case by fastsoftmax and by plain NumPy, side by side.
 
 pytest benchmarks --benchmark-only
 """

@@ -1,7 +1,7 @@
 """Agreement with those whose names and meanings were taken: SciPy, torch, ONNX, scikit-learn.
 
-Peers are rounded, too, and some badly (DESIGN.md has figures), so tolerances here are the peers' own:
-those of the tests borrowed from them, or what their summing in the dtype allows.
+Peers are rounded, too, and some badly (benchmarks/results/accuracy.md has figures), so tolerances here are the peers'
+own: those of the tests borrowed from them, or what their summing in the dtype allows.
 """
 
 import importlib.util
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import fastsoftmax as fsm
 import fastsoftmax.special
+from fastsoftmax import _peers, _timing
 
 # ---- SciPy ------------------------------------------------------------------------------
 
@@ -340,3 +341,44 @@ def test_logistic_regression_on_digits():
     apart = distance + np.linalg.norm(shift)
     assert abs(fit.fun - value) <= (reached + np.linalg.norm(gradient)) * apart + 1e-12 * value
     np.testing.assert_array_equal((features @ weights + intercept).argmax(1), theirs.predict(features))
+
+
+# ---- As contenders of the benchmarks ----------------------------------------------------
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((10,), -1), ((6, 5), -1), ((6, 5), 0), ((2, 5, 3, 4), 1)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("reuse_output", [False, True])
+@pytest.mark.parametrize("name", ["NumPy", "SciPy", "scikit-learn"])
+def test_contender(name, reuse_output, dtype, shape, axis):
+    """Right again when called again, the logits as they were, and new results unless told otherwise."""
+    adapters, missing = _peers.load((name,), threads=1)
+    if missing:
+        pytest.skip(missing[name])
+    writes_into_out = {"NumPy": set(_timing.FUNCTIONS) - {"logsumexp"}, "scikit-learn": {"softmax", _timing.LOSS}}
+    for function in _timing.FUNCTIONS:
+        work = _timing.make_work(function, shape, axis, dtype)
+        logits = work.logits.copy()
+        calls, wrong = _peers.prepare_checked(adapters, work, reuse_output)
+        assert not wrong
+        if name not in calls:
+            assert name != "NumPy", function
+            continue
+        first, second = calls[name](), calls[name]()
+        np.testing.assert_array_equal(work.logits, logits)
+        if function == _timing.LOSS:
+            assert first[0] == second[0]
+            first, second = first[1], second[1]
+        np.testing.assert_array_equal(first, second)
+        shared = reuse_output and function in writes_into_out.get(name, ())
+        assert np.shares_memory(first, second) == shared
+
+
+def test_gradient_and_hessian_of_plain_numpy():
+    """The recipes' baseline computes what they do."""
+    logits = np.random.default_rng(0).normal(0, 4, (6, 5))
+    labels = np.arange(6) % 5
+    for options in ({"factor": 2, "min_hess": 0.1}, {"factor": 1.25}):
+        got = _peers.PlainNumPy.softmax_cross_entropy_grad_hess(logits, labels, **options)
+        expected = fsm.softmax_cross_entropy_grad_hess(logits, labels, **options)
+        np.testing.assert_allclose(got, expected, rtol=1e-13, atol=1e-15)

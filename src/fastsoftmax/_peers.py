@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+import fastsoftmax as fsm
+from fastsoftmax import reference
 from fastsoftmax._timing import LOSS, Call, Work, without_axis
 
 
@@ -24,13 +26,81 @@ class Adapter(Protocol):
     def prepare(self, work: Work, reuse_output: bool) -> Call | None: ...
 
 
+class PlainNumPy:
+    """What one writes without a library, under fastsoftmax's names: no options, no care for infinities.
+
+    An array of the logits' size is overwritten where it has served: a fresh one takes longer than
+    what is computed into it.
+    """
+
+    @staticmethod
+    def softmax(x: np.ndarray, axis: int = -1, out: np.ndarray | None = None) -> np.ndarray:
+        p: np.ndarray = np.subtract(x, x.max(axis=axis, keepdims=True), out=out)
+        np.exp(p, out=p)
+        p /= p.sum(axis=axis, keepdims=True)
+        return p
+
+    @staticmethod
+    def log_softmax(x: np.ndarray, axis: int = -1, out: np.ndarray | None = None) -> np.ndarray:
+        shifted: np.ndarray = np.subtract(x, x.max(axis=axis, keepdims=True), out=out)
+        shifted -= np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
+        return shifted
+
+    @staticmethod
+    def logsumexp(x: np.ndarray, axis: int = -1) -> Any:
+        row_max = x.max(axis=axis, keepdims=True)
+        exponentials = x - row_max
+        np.exp(exponentials, out=exponentials)
+        return np.log(exponentials.sum(axis=axis)) + row_max.squeeze(axis)
+
+    @classmethod
+    def softmax_cross_entropy_value_and_grad(
+        cls, logits: np.ndarray, labels: np.ndarray, axis: int = -1, out: np.ndarray | None = None
+    ) -> tuple[Any, np.ndarray]:
+        if logits.ndim == 1:
+            return cls._value_and_grad_of_row(logits, labels, out)
+        # For a matrix of rows this is (np.arange(len(labels)), labels).
+        rows, place = np.indices(labels.shape, sparse=True), axis % logits.ndim
+        at_labels = (*rows[:place], labels, *rows[place:])
+        p = np.subtract(logits, logits.max(axis=axis, keepdims=True), out=out)
+        shifted = p[at_labels]
+        np.exp(p, out=p)
+        sums = p.sum(axis=axis, keepdims=True)
+        loss = (np.log(sums.squeeze(axis)) - shifted).mean()
+        p /= sums * labels.size
+        p[at_labels] -= 1 / labels.size
+        return loss, p
+
+    @staticmethod
+    def _value_and_grad_of_row(logits: np.ndarray, label: np.ndarray, out: np.ndarray | None) -> tuple[Any, np.ndarray]:
+        """The same without what a single row does not need: half of a short one's time."""
+        p = np.subtract(logits, logits.max(), out=out)
+        shifted = p[label]
+        np.exp(p, out=p)
+        total = p.sum()
+        p /= total
+        p[label] -= 1
+        return np.log(total) - shifted, p
+
+    @classmethod
+    def softmax_cross_entropy_grad_hess(
+        cls, logits: np.ndarray, labels: np.ndarray, *, factor: float, min_hess: float = 0.0, sample_weight: None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        p = cls.softmax(logits)
+        hessian = 1 - p
+        hessian *= p
+        hessian *= factor
+        if min_hess:
+            np.maximum(hessian, min_hess, out=hessian)
+        p[np.arange(len(labels)), labels] -= 1
+        return p, hessian
+
+
 class NumPyInterface:
-    """A module with the public interface of fastsoftmax, without an adapter of its own."""
+    """Functions of fastsoftmax's names and parameters."""
 
-    module = "fastsoftmax"
-
-    def __init__(self, threads: int) -> None:
-        self.functions = import_module(self.module)
+    def __init__(self, functions: Any) -> None:
+        self.functions = functions
 
     def prepare(self, work: Work, reuse_output: bool) -> Call:
         function = getattr(self.functions, work.function)
@@ -48,12 +118,15 @@ class NumPyInterface:
 
 class FastSoftmax(NumPyInterface):
     def __init__(self, threads: int) -> None:
-        super().__init__(threads)
-        self.functions.set_num_threads(threads)
+        super().__init__(fsm)
+        fsm.set_num_threads(threads)
 
 
-class Reference(NumPyInterface):
-    module = "fastsoftmax.reference"
+class NumPy(NumPyInterface):
+    """Computes on one thread."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(PlainNumPy)
 
 
 class SciPy:
@@ -184,27 +257,39 @@ class ScikitLearn:
         logits = work.logits
         if logits.ndim != 2 or work.axis not in (-1, 1) or not logits.flags.c_contiguous:
             return None
+        out = np.empty_like(logits) if reuse_output else None
         if work.function == "softmax":
-            return lambda: self.softmax(logits)
+            return self._prepare_softmax(logits, out)
         if work.function != LOSS:
             return None
         rows, classes = logits.shape
         loss = self.losses.HalfMultinomialLoss(n_classes=classes)
         labels = work.labels.astype(logits.dtype)
         weight = np.full(rows, 1 / rows, logits.dtype)  # the sum of these losses is their mean
+        losses_out = np.empty_like(labels) if reuse_output else None
 
         def loss_and_gradient() -> tuple[Any, Any]:
-            losses, gradient = loss.loss_gradient(labels, logits, weight, n_threads=self.threads)
+            losses, gradient = loss.loss_gradient(labels, logits, weight, losses_out, out, n_threads=self.threads)
             return losses.sum(), gradient
 
         return loss_and_gradient
+
+    def _prepare_softmax(self, logits: np.ndarray, out: np.ndarray | None) -> Call:
+        if out is None:
+            return lambda: self.softmax(logits)
+
+        def overwrite() -> Any:
+            np.copyto(out, logits)  # as it does itself where it may not overwrite its argument
+            return self.softmax(out, copy=False)
+
+        return overwrite
 
 
 #: name in the tables: (adapter, distribution its version is read from)
 OURS, BASELINE = "fastsoftmax", "NumPy"
 ADAPTERS: dict[str, tuple[Callable[[int], Adapter], str]] = {
     OURS: (FastSoftmax, "fastsoftmax"),
-    BASELINE: (Reference, "numpy"),
+    BASELINE: (NumPy, "numpy"),
     "SciPy": (SciPy, "scipy"),
     "torch": (Torch, "torch"),
     "JAX": (Jax, "jax"),
@@ -239,7 +324,7 @@ def versions(names: tuple[str, ...]) -> dict[str, str]:
 def prepare_checked(
     adapters: dict[str, Adapter], work: Work, reuse_output: bool = False
 ) -> tuple[dict[str, Call], dict[str, str]]:
-    """A call for each contender that has the function and gives the right answer.
+    """A call for each contender that has the function and gives the right answer: that of the reference.
 
     Returns
     -------
@@ -248,7 +333,7 @@ def prepare_checked(
         What the others did instead.
     """
     exact = Work(work.function, work.logits.astype(np.float64), work.axis, work.labels)
-    expected = _arrays(Reference(1).prepare(exact, False)())
+    expected = _arrays(NumPyInterface(reference).prepare(exact, False)())
     calls, wrong = {}, {}
     for name, adapter in adapters.items():
         try:
