@@ -1,6 +1,7 @@
 """What every test file shares: instruction sets to run on, memory layouts, and what was not exercised."""
 
 import numpy as np
+import oracle
 import pytest
 from hypothesis import settings
 
@@ -43,6 +44,13 @@ def threads():
     """A function that sets the number of threads for the test."""
     yield fsm.set_num_threads
     _core.request_threads(0)  # as if it had never been called
+
+
+@pytest.fixture
+def exact_values(dtype):
+    """For tests that measure results of `dtype` against the oracle."""
+    if dtype == np.float64 and not oracle.WIDE_ENOUGH:
+        pytest.skip("long double is no wider than double here")
 
 
 # ---- The same values, laid out in memory in other ways ----------------------------------

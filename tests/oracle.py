@@ -97,7 +97,7 @@ def cross_entropy(
     logits, labels, *, weight=None, sample_weight=None, ignore_index=None, label_smoothing=0.0, z_loss=0.0,
     reduction="mean", grad_loss=1.0,
 ):  # fmt: skip
-    """The loss of 2-d logits as API.md words it: rows that are ignored are deleted, the rest one by one."""
+    """The loss of 2-d logits as the library's docstring words it: ignored rows are deleted, the rest one by one."""
     logits, labels = np.asarray(logits), np.asarray(labels)
     count, n = logits.shape
     class_weight = np.ones(n, Wide) if weight is None else np.asarray(weight).astype(Wide)

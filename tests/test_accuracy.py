@@ -9,7 +9,7 @@ import pytest
 
 import fastsoftmax as fsm
 
-ULPS = 2  # what API.md promises; nothing below but what follows from it by arithmetic
+ULPS = 2  # what docs/accuracy.md promises; nothing below but what follows from it by arithmetic
 
 LENGTHS = range(1, 131)
 LONG_LENGTHS = [131, 191, 255, 256, 257, 1000, 1023, 1025, 4099, 10007, 32768, 100003]

@@ -73,6 +73,7 @@ def test_rows_in_many_chunks(x, chunks, axis):
         np.testing.assert_allclose(got, expected, rtol=16 * eps * max(1, np.log(16 / eps)), atol=64 * eps)
 
 
+@pytest.mark.usefixtures("exact_values")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("pieces", [2, 40, 300])
 def test_accuracy_of_rows_in_many_chunks(dtype, pieces):
@@ -148,7 +149,8 @@ def test_chunks_of_unknown_sizes():
     values = np.random.default_rng(0).normal(size=(6, 4))
     x = da.from_array(values, (2, 4))
     unknown, kept = x[x[:, 0] > 0], values[values[:, 0] > 0]
-    np.testing.assert_array_equal(fsm.softmax(unknown).compute(), fsm.softmax(kept))
+    for function in (*ELEMENTWISE, fsm.logsumexp):
+        np.testing.assert_array_equal(function(unknown).compute(), function(kept))
     for call in (
         lambda: fsm.softmax(unknown, where=unknown > 0),
         lambda: fsm.logsumexp(unknown, b=2.0),
@@ -188,14 +190,6 @@ def test_lazy_arguments():
             fsm.softmax_cross_entropy(x, labels, sample_weight=weight, reduction="none"),
             rtol=1e-14,
         )
-
-
-def test_chunks_of_unknown_size():
-    x = np.random.default_rng(0).normal(size=(9, 5))
-    lazy = da.from_array(x, (2, 5))
-    chosen = lazy[lazy[:, 0] > 0]
-    for function in (*ELEMENTWISE, fsm.logsumexp):
-        np.testing.assert_array_equal(function(chosen).compute(), function(x[x[:, 0] > 0]))
 
 
 LOSS_OPTIONS = {

@@ -192,7 +192,6 @@ def test_no_memory_for_scratch(room):
         x = np.random.default_rng(0).normal(size=(4000, 500))
         expected = fsm.softmax(x.T.copy()).T
         given = x.copy()
-        labels = np.zeros(500, int)
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         soft, hard = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (used + {room}, hard))

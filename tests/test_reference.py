@@ -17,6 +17,8 @@ try:
 except ImportError:
     HALF_DTYPES = [np.float16]
 
+PROBABILITIES = [case for case in cases.CASES if case.split(",")[0] == "softmax"]
+
 THREADS = {"num_threads", "set_num_threads", "get_num_threads", "show_config", "get_config"}
 
 
@@ -47,7 +49,9 @@ def assert_close(got, expected, data, dtype, case):
 
     It sums n terms in pairs or one after the other, so a sum is off by n * eps / 2 of its terms'
     magnitudes; its x - max rounds, which the exponential of a distance d turns into d * eps / 2. The
-    rest is a dozen roundings at most. Where b makes a sum cancel, all this weighs as much more.
+    rest is a dozen roundings at most. Where b makes a sum cancel, all this weighs as much more. It
+    is relative to the result where that is a probability, and otherwise to 1 at least: logarithms and
+    differences may be small beside what they come from.
     """
     n = data.x.shape[-1]
     finite = data.x[np.isfinite(data.x)].astype(float)
@@ -63,8 +67,10 @@ def assert_close(got, expected, data, dtype, case):
         np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
         usual = np.isfinite(a) & np.isfinite(b)
         np.testing.assert_array_equal(a[~usual], b[~usual])
-        scale = np.maximum(1, np.maximum(np.abs(a), np.abs(b)))[usual]
-        allowed = factor * eps * scale
+        scale = np.maximum(np.abs(a), np.abs(b))[usual]
+        if case not in PROBABILITIES:
+            scale = np.maximum(1, scale)
+        allowed = factor * eps * scale + 4 * float(np.spacing(dtype(0)))  # a few roundings among subnormals
         if dtype in HALF_DTYPES:  # and the two round to neighbours
             half_eps = 2.0**-10 if dtype == np.float16 else 2.0**-7
             allowed = allowed + half_eps * scale
@@ -79,13 +85,15 @@ def test_agrees(case, dtype):
         assert_close(cases.results(case, reference, data), cases.results(case, fsm, data), data, dtype, case)
 
 
+# Of a -inf in place of a log-probability nothing is promised.
+SPECIAL_CASES = [case for case in cases.CASES if case != "log_softmax_vjp"]
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("case", cases.CASES)
+@pytest.mark.parametrize("case", SPECIAL_CASES)
 def test_agrees_on_special_rows(case, dtype):
     for n in (2, 5, 40):
         data = cases.make_rows(21, n, dtype, special=True)
-        if case == "log_softmax_vjp":
-            continue  # of a -inf in place of a log-probability nothing is promised
         assert_close(cases.results(case, reference, data), cases.results(case, fsm, data), data, dtype, case)
 
 
@@ -197,6 +205,7 @@ def test_out():
         reference.softmax(X, out=read_only)
 
 
+@pytest.mark.usefixtures("exact_values")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_close_to_the_exact_values(dtype):
     """The oracle of others is itself no worse than its roundings."""

@@ -61,6 +61,8 @@ def test_instruction_sets(case, dtype, best_isa):
 
 def test_instruction_sets_on_columns(dtype, best_isa):
     others = [name for name in fsm.get_config()["isas"] if _core.cpu_has(name) and name != best_isa]
+    if not others:
+        pytest.skip("this CPU has one instruction set alone")
     for n in (1, 2, 5, 17, 33, 100, 1000):
         for columns in (1, 3, 8, 31, 64, 100):
             x = cases.make_rows(columns, n, dtype, special=columns > 3).x.T.copy()

@@ -1,4 +1,4 @@
-"""What each value gives: the lines of API.md's table, `b`, `where`, `temperature`; and never a warning.
+"""What each value gives: special ones as the docstrings say, `b`, `where`, `temperature`; and never a warning.
 
 pyproject.toml turns warnings into errors; here floating-point signals that NumPy would report raise too.
 """
@@ -73,6 +73,7 @@ def test_positive_infinity(values, n, dtype):
         assert np.all(fsm.logsumexp(x, axis) == INF)
 
 
+@pytest.mark.usefixtures("exact_values")
 @pytest.mark.parametrize("values", [(-INF,), (-INF, -INF)], ids=str)
 def test_negative_infinity_among_finite_values(values, n, dtype):
     rows = rows_with(values, n, dtype)
@@ -131,6 +132,7 @@ def test_special_rows_leave_their_neighbours_alone(dtype, n):
 # ---- Magnitudes -------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("exact_values")
 def test_largest_finite_values(dtype, n):
     largest = np.finfo(dtype).max
     x = np.full((4, n), -largest, dtype)
@@ -147,6 +149,7 @@ def test_largest_finite_values(dtype, n):
         assert np.all(np.isfinite(logp[2]))
 
 
+@pytest.mark.usefixtures("exact_values")
 def test_small_probabilities_underflow_gradually(dtype):
     lowest = float(np.log(np.finfo(dtype).smallest_subnormal.astype(oracle.Wide)))
     x = np.array([0, lowest + 9, lowest + 3, lowest + 0.5, lowest - 3], dtype)
@@ -255,6 +258,7 @@ def test_where_in_place(dtype):
 # ---- temperature ------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("exact_values")
 @pytest.mark.parametrize("temperature", [2, 0.5, np.float32(2), np.int8(4), 4.0, [[2.0]]])
 def test_powers_of_two_scale_exactly(temperature, dtype, n):
     """Scaling by a power of two rounds nothing: the result is that of ``x / temperature`` to the bit or so."""
@@ -298,6 +302,7 @@ def test_temperature_keeps_the_dtype(dtype):
     assert fsm.log_softmax(x[None], temperature=np.array([[2.0]])).dtype == dtype
 
 
+@pytest.mark.usefixtures("exact_values")
 @pytest.mark.parametrize("temperature", [1e-300, 1e-45, 1e-38, 1e-6, 1e6, 1e38, 1e300])
 def test_extreme_temperatures(temperature, dtype):
     """Never NaN: at the one end everything goes to the maximum, at the other all are equal."""
@@ -313,6 +318,7 @@ def test_extreme_temperatures(temperature, dtype):
     assert oracle.ulp_error(logp[2], exact.log_softmax[2], dtype) <= 2
 
 
+@pytest.mark.usefixtures("exact_values")
 @pytest.mark.parametrize("fraction", [1, 1 / 2, 1 / 2**20, 1 / 2**30])
 def test_large_values_over_a_large_temperature(fraction, dtype):
     """x - max may be beyond the largest number where (x - max) / T is not."""
@@ -325,6 +331,7 @@ def test_large_values_over_a_large_temperature(fraction, dtype):
     assert np.all(np.abs(fsm.log_softmax(x, temperature=largest) / exact.log_softmax - 1) <= 4 * eps)
 
 
+@pytest.mark.usefixtures("exact_values")
 @pytest.mark.parametrize("exponent", [-4, -1])
 def test_small_values_over_a_small_temperature(exponent, dtype):
     """The inverse of the temperature may be beyond the largest number."""
