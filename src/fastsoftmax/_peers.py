@@ -129,6 +129,13 @@ class NumPy(NumPyInterface):
         super().__init__(PlainNumPy)
 
 
+class Reference(NumPyInterface):
+    """The specification, with every option: what a NumPy function with fastsoftmax's promises of form costs."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(reference)
+
+
 class SciPy:
     def __init__(self, threads: int) -> None:
         self.special = import_module("scipy.special")
@@ -286,17 +293,18 @@ class ScikitLearn:
 
 
 #: name in the tables: (adapter, distribution its version is read from)
-OURS, BASELINE = "fastsoftmax", "NumPy"
+OURS, BASELINE, REFERENCE = "fastsoftmax", "NumPy", "reference"
 ADAPTERS: dict[str, tuple[Callable[[int], Adapter], str]] = {
     OURS: (FastSoftmax, "fastsoftmax"),
     BASELINE: (NumPy, "numpy"),
+    REFERENCE: (Reference, "fastsoftmax"),
     "SciPy": (SciPy, "scipy"),
     "torch": (Torch, "torch"),
     "JAX": (Jax, "jax"),
     "ONNX Runtime": (OnnxRuntime, "onnxruntime"),
     "scikit-learn": (ScikitLearn, "scikit-learn"),
 }
-PEERS = tuple(name for name in ADAPTERS if name not in (OURS, BASELINE))
+PEERS = tuple(name for name in ADAPTERS if name not in (OURS, BASELINE, REFERENCE))
 
 
 def load(names: tuple[str, ...], threads: int) -> tuple[dict[str, Adapter], dict[str, str]]:
