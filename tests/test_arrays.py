@@ -1,5 +1,6 @@
 """Every kind of array: axes, dtypes, memory layouts, `out`; what is refused, and that nothing is written then."""
 
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -892,3 +893,60 @@ def test_no_warning_about_anything(dtype):
         out = np.empty(x.shape, np.float16)
         fsm.log_softmax(x, out=out)
         fsm.softmax(x, out=out)
+
+
+# ---- What the library and its reference have in common -----------------------------------
+
+
+@pytest.mark.parametrize("f", [fsm, reference], ids=["fastsoftmax", "reference"])
+def test_minus_infinity_is_absent_whatever_its_factor(f, dtype):
+    inf = np.inf
+    x = np.array([[-inf, 1.0], [-inf, 1.0], [-inf, -inf], [-inf, -inf], [1.0, -inf], [np.nan, -inf]], dtype)
+    b = np.array([[inf, 2.0], [np.nan, 2.0], [inf, 1.0], [np.nan, -inf], [inf, -inf], [1.0, np.nan]], dtype)
+    values, signs = f.logsumexp(x, b=b, return_sign=True)
+    twice = 1 + np.log(2.0)
+    np.testing.assert_allclose(values, [twice, twice, -inf, -inf, inf, np.nan], rtol=1e-6)
+    np.testing.assert_array_equal(signs, [1, 1, 0, 0, 1, np.nan])
+    np.testing.assert_array_equal(f.logsumexp(x.T, 0, b=b.T), values)
+    np.testing.assert_allclose(f.logsumexp(x[0], b=inf), inf)
+    np.testing.assert_array_equal(f.logsumexp(x[2], b=dtype(np.nan)), -inf)
+
+
+@pytest.mark.parametrize("f", [fsm, reference], ids=["fastsoftmax", "reference"])
+def test_large_ints_and_ragged_lists(f):
+    x = np.float32([1, 2])
+    np.testing.assert_allclose(f.logsumexp(x, b=10**30), 71.39085, rtol=1e-6)
+    np.testing.assert_allclose(f.softmax(x, temperature=10**20), [0.5, 0.5])
+    gradient = f.softmax_cross_entropy_grad(x, 0, grad_loss=10**20)
+    np.testing.assert_allclose(gradient, f.softmax_cross_entropy_grad(x, 0) * np.float32(1e20), rtol=1e-6)
+    ragged = [[1, 2], [3]]
+    for name, call in {
+        "x": lambda: f.softmax(ragged),
+        "b": lambda: f.logsumexp(x, b=ragged),
+        "where": lambda: f.softmax(x, where=ragged),
+        "labels": lambda: f.softmax_cross_entropy(np.ones((2, 2)), ragged),
+        "index": lambda: f.selected_log_softmax(np.ones((2, 2)), ragged),
+        "weight": lambda: f.softmax_cross_entropy(np.ones((2, 2)), [0, 1], weight=ragged),
+    }.items():
+        with pytest.raises(ValueError, match=f"^{name} "):
+            call()
+
+
+def test_scalar_factor_takes_no_memory(dtype):
+    """b is broadcast and never made into an array of x's size."""
+    x = np.random.default_rng(0).normal(size=(300, 1000)).astype(dtype)
+    factors = (2.0, -3.0, np.full((1, 1000), dtype(2.0)), np.full((300, 1), dtype(-2.0)))
+    for b in factors:
+        tracemalloc.start()
+        fsm.logsumexp(x, b=b, return_sign=True)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < x.nbytes / 4
+    np.testing.assert_array_equal(fsm.logsumexp(x, b=2.0), fsm.logsumexp(x, b=np.full_like(x, 2.0)))
+
+
+@pytest.mark.parametrize("axis", [(0, 1), (0, 2), None, ()])
+def test_scalar_factor_on_any_axes(axis, x3):
+    for b in (2.0, x3.dtype.type(1e-30)):
+        expected = fsm.logsumexp(x3, axis, b=np.full_like(x3, b))
+        np.testing.assert_array_equal(fsm.logsumexp(x3, axis, b=b), expected)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import fastsoftmax as fsm
+from fastsoftmax import reference
 
 pytestmark = pytest.mark.skipif(not oracle.WIDE_ENOUGH, reason="long double is no wider than double here")
 
@@ -955,3 +956,52 @@ def test_an_unknown_option_names_the_public_function(kind):
     ):
         with pytest.raises(TypeError, match=rf"^{function.__name__}\(\) got an unexpected keyword argument 'wait'"):
             function(x, [0, 1], wait=[1, 2, 3])
+
+
+# ---- Rows of no classes -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("f", [fsm, reference], ids=["fastsoftmax", "reference"])
+def test_z_loss_of_rows_of_no_classes(f, dtype):
+    """Their logsumexp is -inf and its square counts; without z_loss they cost nothing."""
+    x = np.zeros((2, 0), dtype)
+    for z, weights in ((0.1, None), (0.1, [2, 0]), (-0.1, [1, 3]), (0.0, None), (0.0, [1, 0])):
+        each = np.ones(2) if weights is None else np.array(weights)
+        losses = [w * z * INF if w and z else 0 for w in each]
+        options = {"z_loss": z, "sample_weight": weights}
+        np.testing.assert_array_equal(f.softmax_cross_entropy(x, x, reduction="none", **options), losses)
+        np.testing.assert_array_equal(f.softmax_cross_entropy(x, x, reduction="sum", **options), sum(losses))
+        loss, gradient = f.softmax_cross_entropy_value_and_grad(x, x, **options)
+        np.testing.assert_array_equal(loss, sum(losses) / each.sum())
+        assert loss.dtype == dtype
+        assert gradient.shape == (2, 0)
+    assert np.isnan(f.softmax_cross_entropy(x, x, z_loss=0.1, sample_weight=[0, 0]))
+    assert np.isnan(f.softmax_cross_entropy(x[:0], x[:0], z_loss=0.1))
+    np.testing.assert_array_equal(
+        f.softmax_cross_entropy(x, [-1, -1], ignore_index=-1, z_loss=0.1, reduction="none"), [0, 0]
+    )
+
+
+@pytest.mark.parametrize("f", [fsm, reference], ids=["fastsoftmax", "reference"])
+def test_empty_lists_of_labels(f, dtype):
+    x = np.zeros((0, 3), dtype)
+    for loss in (f.softmax_cross_entropy(x, []), f.softmax_cross_entropy(x, np.zeros(0, int))):
+        assert np.isnan(loss)
+    assert f.softmax_cross_entropy_grad(x, []).shape == (0, 3)
+    assert f.selected_log_softmax(x, []).shape == (0,)
+    for empty in (np.zeros(0), np.zeros(0, np.float32)):
+        with pytest.raises(TypeError):
+            f.softmax_cross_entropy(x, empty)
+
+
+def test_a_list_of_labels_is_converted_once(dtype):
+    class Labels:
+        reads = 0
+
+        def __array__(self, dtype=None, copy=None):
+            self.reads += 1
+            return np.array([0, 1])
+
+    labels = Labels()
+    fsm.softmax_cross_entropy(np.ones((2, 3), dtype), labels)
+    assert labels.reads == 1

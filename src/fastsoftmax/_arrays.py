@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[Any]
-Axis = int | tuple[int, ...] | None
+Axis = Hashable | tuple[Hashable, ...] | None  # ints, or names of an xarray object's dimensions
 
 # Computed in the dtype on the right, returned in the one on the left.
 _COMPUTED_IN: dict[str, np.dtype[Any]] = {
@@ -93,6 +93,22 @@ def real_array(value: ArrayLike, name: str, dtype: np.dtype[Any]) -> Array:
     return readable(array, dtype)
 
 
+def integer_if_empty(value: ArrayLike, name: str) -> Array:
+    """As `as_ndarray`, but an empty list, which has no dtype of its own, is one of integers."""
+    array = as_ndarray(value, name)
+    if array.size == 0 and array.dtype == np.float64 and not isinstance(value, np.ndarray):
+        array = array.astype(np.int64)
+    return array
+
+
+def integer_array(value: ArrayLike, name: str) -> Array:
+    """An array of integers that the kernels can read, of any width."""
+    array = integer_if_empty(value, name)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} has dtype {array.dtype}, expected an integer one")
+    return readable(array, array.dtype.newbyteorder("="))
+
+
 def weak_scalar(value: Any, name: str) -> Any:
     """An int beyond 64 bits as the float it is near, as NumPy's ufuncs take it beside floats; else `value`."""
     if type(value) is not int or -(2**63) <= value < 2**64:
@@ -111,7 +127,7 @@ def real_number(value: Any, name: str) -> float:
     return float(array)
 
 
-def row_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
+def row_axes(axis: Any, ndim: int) -> tuple[int, ...]:
     """The axes a row lies along, counted from the front, in ascending order."""
     if axis is None:
         return tuple(range(ndim))
@@ -145,6 +161,15 @@ def as_rows(array: Array, axes: tuple[int, ...]) -> tuple[Array, int]:
     return rows, rows.ndim - 1
 
 
+def copy_back(rows: Array, array: Array, axes: tuple[int, ...]) -> None:
+    """Where `rows` is a copy that as_rows had to make of `array`: write it back."""
+    if np.may_share_memory(rows, array):
+        return
+    batch = [d for d in range(array.ndim) if d not in axes]
+    order = [*batch, *axes]
+    np.copyto(array, rows.reshape([array.shape[d] for d in order]).transpose(np.argsort(order)))
+
+
 def mask_of(where: ArrayLike | None, shape: tuple[int, ...]) -> Array | None:
     """A boolean mask broadcast to `shape`."""
     if where is None:
@@ -171,12 +196,40 @@ def broadcast(array: Array, shape: tuple[int, ...], name: str) -> Array:
         raise ValueError(f"{name} has shape {array.shape}, expected one that broadcasts to {shape}") from None
 
 
+def _extremes(values: Array) -> tuple[float, float]:
+    """The smallest and the largest value, NaN where there is one; a single one without the cost of a reduction."""
+    if values.size == 1:
+        return values.item(), values.item()
+    return values.min(), values.max()
+
+
+def outside(values: Array, low: float, high: float) -> Array | None:
+    """Where finite values other than 0 have a magnitude below `low` or above `high`; None if none has, as a rule.
+
+    Of length 1 along the axes `values` repeats along: what broadcasts costs no more than it is.
+    """
+    if 0 in values.strides:
+        values = values[tuple(slice(1) if stride == 0 else slice(None) for stride in values.strides)]
+    with np.errstate(all="ignore"):
+        if values.size == 0:
+            return None
+        smallest, largest = _extremes(values)
+        if not (smallest >= low and largest <= high):  # some may be negative
+            values = np.abs(values)
+            smallest, largest = _extremes(values)
+        if smallest >= low and largest <= high:
+            return None
+        return np.isfinite(values) & ((values > high) | ((values < low) & (values > 0)))
+
+
 def temperatures(temperature: ArrayLike, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array | None:
     """One temperature a row, as float64, or None where all are 1."""
     given = real_array(weak_scalar(temperature, "temperature"), "temperature", np.dtype(np.float64))
-    wrong = ~(np.isfinite(given) & (given > 0))
-    if wrong.any():
-        raise ValueError(f"temperature is {given[wrong].flat[0]}, expected a positive finite number")
+    if given.size:
+        smallest, largest = _extremes(given)
+        if not (smallest > 0 and largest < math.inf):
+            wrong = ~(np.isfinite(given) & (given > 0))
+            raise ValueError(f"temperature is {given[wrong].flat[0]}, expected a positive finite number")
     kept = tuple(1 if d in axes else size for d, size in enumerate(shape))
     rows = broadcast(given, kept, "temperature").squeeze(axis=axes)
     return None if given.ndim == 0 and given == 1 else rows

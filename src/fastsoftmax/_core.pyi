@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Unpack
 
 from numpy.typing import ArrayLike, NDArray
@@ -54,13 +54,13 @@ def logsumexp(
     out: NDArray[Any] | None = None,
 ) -> Any: ...
 def softmax_cross_entropy(
-    logits: ArrayLike, labels: ArrayLike, /, axis: int = -1, **loss_options: Unpack[LossOptions]
+    logits: ArrayLike, labels: ArrayLike, /, axis: Hashable = -1, **loss_options: Unpack[LossOptions]
 ) -> Any: ...
 def softmax_cross_entropy_grad(
     logits: ArrayLike,
     labels: ArrayLike,
     /,
-    axis: int = -1,
+    axis: Hashable = -1,
     *,
     grad_loss: ArrayLike | None = None,
     out: NDArray[Any] | None = None,
@@ -70,7 +70,7 @@ def softmax_cross_entropy_value_and_grad(
     logits: ArrayLike,
     labels: ArrayLike,
     /,
-    axis: int = -1,
+    axis: Hashable = -1,
     *,
     grad_loss: ArrayLike | None = None,
     out: NDArray[Any] | None = None,
@@ -94,7 +94,7 @@ def run(
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
-    mean: str | None = None,
+    mean: bool = False,
     sum_losses: bool = False,
     grad_scale: float = 1.0,
     factor: float = 1.0,

@@ -8,10 +8,11 @@ and the settings are files of their own, included at the end: one module, since 
 share one copy of the kernels and their state.
 """
 # Why it is declared free-threading compatible: a call keeps its state on its own stack (the
-# job) and in memory of its own (the scratch). What calls share is written at import alone (the
-# chosen kernels, the environment's limits, the general ways below), atomic (parallel.c: the
-# threads asked for, the teams at work) or each thread's own (parallel.c: num_threads' limit,
-# the largest team it has led). An array that another thread writes during a call gives values
+# job) and in memory of its own (the scratch). What calls share is written at import (the
+# environment's limits, the general ways below, and the chosen kernels, which only _check.py and
+# the tests change later, while no other thread calculates), atomic (parallel.c: the threads asked
+# for, the teams at work) or each thread's own (parallel.c: num_threads' limit, the largest team
+# it has led). An array that another thread writes during a call gives values
 # that nobody can foretell, as in NumPy; a label is compared with its range again where it is
 # used, so that it never leads out of memory. It was run under ThreadSanitizer from C
 # (tests/native/long.py), and four test files by CPython 3.13 without the lock.
@@ -51,9 +52,15 @@ general_softmax_cross_entropy_value_and_grad = None
 
 
 cdef inline void clear(fsm_job *job, fsm_operation operation, int is_double) noexcept nogil:
+    """A job of this kind without operands and with every option at its default.
+
+    The caller sets the shape (n, rows, dimensions, shape), the operands and, where labels are
+    one of them, label_type and n_selected; for FSM_GRAD_HESS factor and min_hess.
+    """
     job.operation = operation
     job.is_double = is_double
     job.has_ignore_index = 0
+    job.ignore_index = 0
     job.class_weight = NULL
     job.label_smoothing = 0
     job.z_loss = 0
@@ -127,7 +134,7 @@ cdef inline int plain_axis(axis, int ndim) noexcept:
     """The axis counted from the front, or -1 where the general way must decide."""
     if type(axis) is not int:
         return -1
-    cdef long long value = axis if -64 <= axis < 64 else 64
+    cdef long long value = axis if -FSM_MAX_DIMENSIONS <= axis < FSM_MAX_DIMENSIONS else FSM_MAX_DIMENSIONS
     if value < 0:
         value += ndim
     return <int>value if 0 <= value < ndim else -1
@@ -380,7 +387,7 @@ def logsumexp(x, /, axis=-1, *, b=None, keepdims=False, return_sign=False, where
     """
     cdef int at, kept = 0
     cdef ndarray values, result
-    cdef npy_intp shape[64]
+    cdef npy_intp shape[FSM_MAX_DIMENSIONS]
     cdef fsm_job job
     if not (is_plain(x) and b is None and keepdims is False and return_sign is False
             and where is None and out is None):
@@ -409,7 +416,7 @@ def logsumexp(x, /, axis=-1, *, b=None, keepdims=False, return_sign=False, where
 def run(int operation, ndarray x, int axis, *, out=None, second=None, hessian=None, labels=None,
         sample_weight=None, grad_loss=None, temperature=None, row_out=None, sign_out=None,
         class_weight=None, ignore_index=None, double label_smoothing=0.0, double z_loss=0.0,
-        mean=None, bint sum_losses=False, double grad_scale=1.0, double factor=1.0, double min_hess=0.0):
+        bint mean=False, bint sum_losses=False, double grad_scale=1.0, double factor=1.0, double min_hess=0.0):
     """Run one operation; every array prepared, every argument checked but the labels' values.
 
     Elements (`out`, `second`, `hessian`) are of the dtype and shape of `x`, labels of an
@@ -420,13 +427,13 @@ def run(int operation, ndarray x, int axis, *, out=None, second=None, hessian=No
     -------
     float
         With `sum_losses` the sum of the rows' losses; with `mean`, divided by the summed
-        weight of the rows that count (``mean="weights"``) or by their number.
+        weight of the rows that count.
 
     Raises
     ------
     IndexError
-        A label outside ``[0, n)``; its arguments are the row's number, the item's and the
-        label's value. Nothing has been written then.
+        A label outside ``[0, n)``; its arguments are the row's number and the item's. Nothing
+        has been written then.
     """
     cdef fsm_job job
     cdef fsm_label_check check
@@ -466,12 +473,12 @@ def run(int operation, ndarray x, int axis, *, out=None, second=None, hessian=No
     job.sum_losses = sum_losses
     job.grad_scale = grad_scale
     fsm_simplify_batch(&job, labels is None and not sum_losses)
-    if labels is not None or mean is not None:
+    if labels is not None or mean:
         with nogil:
             check = fsm_check_labels(&job)
         if check.bad_row >= 0:
             raise IndexError(check.bad_row, check.bad_item)
-        if mean is not None:
+        if mean:
             denominator = check.weight_sum if check.counted else numpy.nan
             # Where nothing counts the mean is NaN; the gradient is 0 all the same.
             if check.counted:

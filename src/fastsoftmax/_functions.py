@@ -6,6 +6,7 @@ run the kernel, hand the result over.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,12 @@ from fastsoftmax._arrays import (
     check_out,
     common_shape,
     computed_in,
+    copy_back,
     deliver,
     floating_dtype,
+    integer_array,
     mask_of,
+    outside,
     readable,
     real_array,
     row_axes,
@@ -62,6 +66,13 @@ def _elementwise(
     mask = mask_of(where, given.shape)
     check_out(out, given.shape, dtype)
 
+    def in_dtype_of(array: Array, row_temperatures: Array) -> Any:
+        return _elementwise(operation, array, axis, row_temperatures, where, None, masked_result)
+
+    result = _partly_in_float64(in_dtype_of, given, dtype, row_temperatures, axes)
+    if result is not None:
+        return deliver(result, out, dtype)
+
     array = readable(given, computed_in(dtype))
     target = target_for(out, array)
     row_temperatures = apart_from(row_temperatures, [target])
@@ -78,18 +89,36 @@ def _elementwise(
     rows, row_axis = as_rows(array, axes)
     target_rows, _ = as_rows(target, axes)
     _core.run(operation, rows, row_axis, out=target_rows, temperature=row_temperatures)
-    if not np.may_share_memory(target_rows, target):  # axes that only a copy could merge
-        np.copyto(target, _unmerged(target_rows, axes, target.shape))
+    copy_back(target_rows, target, axes)
     if mask is not None:
         np.copyto(target, masked_result, where=absent)
     return deliver(target, out, dtype)
 
 
-def _unmerged(rows: Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> Array:
-    """What as_rows made of an array of `shape`, back in its own axes."""
-    batch = [d for d in range(len(shape)) if d not in axes]
-    order = [*batch, *axes]
-    return rows.reshape([shape[d] for d in order]).transpose(np.argsort(order))
+#: Of float32.
+SMALLEST_NORMAL, LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+
+
+def _partly_in_float64(
+    compute: Callable[[Array, Array], Any],
+    given: Array,
+    dtype: np.dtype[Any],
+    row_temperatures: Array | None,
+    axes: tuple[int, ...],
+) -> Array | None:
+    """compute(x, temperatures) where some temperatures are no normal float32; None where all are, as a rule.
+
+    Rows with such a temperature are computed in float64; the others in float32, so that their bits stay the same.
+    """
+    if row_temperatures is None or computed_in(dtype) == np.float64:
+        return None
+    beyond = outside(row_temperatures, SMALLEST_NORMAL, LARGEST)
+    if beyond is None:
+        return None
+    beyond, kept = np.expand_dims(beyond, axes), np.expand_dims(row_temperatures, axes)
+    wide = compute(given.astype(np.float64), kept)
+    narrow = compute(readable(given, np.dtype(np.float32)), np.where(beyond, 1.0, kept))
+    return np.where(beyond, readable(wide, narrow.dtype), narrow)
 
 
 @adapts_containers("rows", "rows")
@@ -112,7 +141,10 @@ def logsumexp(
             both = common_shape(given.shape, factors.shape)
         except ValueError:
             raise ValueError(f"x and b have shapes {given.shape} and {factors.shape}, which do not broadcast") from None
-        given, factors = np.broadcast_to(given, both), np.broadcast_to(factors, both)
+        given = np.broadcast_to(given, both)
+        if factors.ndim == 0:  # a row of them is read faster than one over and over
+            factors = np.full(given.shape[-1:], factors)
+        factors = np.broadcast_to(readable(factors, computed_in(dtype)), both)
     axes = row_axes(axis, given.ndim)
     mask = mask_of(where, given.shape)
     kept_shape = tuple(1 if d in axes else size for d, size in enumerate(given.shape))
@@ -121,10 +153,8 @@ def logsumexp(
     check_out(out, shape, dtype)
 
     array = readable(given, computed_in(dtype))
-    if factors is not None:
-        factors = readable(factors, computed_in(dtype))
-        if mask is not None:
-            factors = np.where(mask, factors, array.dtype.type(0))
+    if factors is not None and mask is not None:
+        factors = np.where(mask, factors, array.dtype.type(0))
     elif mask is not None:
         array = np.where(mask, array, array.dtype.type(-np.inf))
     rows, row_axis = as_rows(array, axes)
@@ -149,17 +179,21 @@ LN2_LOW = float.fromhex("0x1.9ef35793c7673p-41")
 
 
 def _within_range(x: Array, b: Array, axis: int) -> tuple[Array, Array]:
-    """x and b; in rows whose products with b might overflow or underflow x + k ln 2 and b / 2**k, k an integer."""
+    """x and b as the kernels take them: of the same sums, with factors that are 0, infinite or within their range.
+
+    In rows whose products with b might overflow or underflow x + k ln 2 and b / 2**k, k an integer; and a
+    factor of -inf that is not finite becomes 0.
+    """
     limit = np.finfo(b.dtype).maxexp // 4
+    beyond = outside(b, 2.0**-limit, 2.0**limit)
+    if beyond is None:
+        return x, b
+    if not np.isfinite(b).all():
+        b = np.where(np.isneginf(x) & ~np.isfinite(b), b.dtype.type(0), b)  # -inf is absent, whatever its factor
+    beyond = np.any(beyond, axis=axis, keepdims=True)
+    if not beyond.any():
+        return x, b
     with np.errstate(all="ignore"):
-        magnitude = np.abs(b)
-        # As a rule: two passes, where finding the rows takes half as long as the kernel.
-        if np.min(magnitude, initial=1) >= 2.0**-limit and np.max(magnitude, initial=1) <= 2.0**limit:
-            return x, b
-        beyond = np.isfinite(b) & ((magnitude > 2.0**limit) | ((magnitude < 2.0**-limit) & (magnitude > 0)))
-        beyond = np.any(beyond, axis=axis, keepdims=True)
-        if not beyond.any():
-            return x, b
         k = np.where(beyond & np.isfinite(b), np.frexp(b)[1], 0)
         wide, step = x.astype(np.float64), k * LN2_HIGH
         shifted = wide + step
@@ -267,8 +301,7 @@ def _vector_jacobian_product(
     rows, row_axis = as_rows(array, axes)
     target_rows, _ = as_rows(target, axes)
     _core.run(operation, rows, row_axis, second=as_rows(gradient, axes)[0], out=target_rows)
-    if not np.may_share_memory(target_rows, target):
-        np.copyto(target, _unmerged(target_rows, axes, target.shape))
+    copy_back(target_rows, target, axes)
     return deliver(target, out, dtype)
 
 
@@ -320,7 +353,7 @@ def selected_log_softmax(
     logits: ArrayLike,
     index: ArrayLike,
     /,
-    axis: int = -1,
+    axis: Hashable = -1,
     *,
     temperature: ArrayLike = 1.0,
     out: Array | None = None,
@@ -369,38 +402,45 @@ def selected_log_softmax(
     """
     given = as_ndarray(logits, "logits")
     dtype = floating_dtype(given.dtype, "logits")
-    axis = single_axis(axis, given.ndim, "logits")
+    at = single_axis(axis, given.ndim, "logits")
     picks = integer_array(index, "index")
     one_a_row = picks.ndim == given.ndim - 1
     if one_a_row:
-        picks = np.expand_dims(picks, axis)
+        picks = np.expand_dims(picks, at)
     if picks.ndim != given.ndim:
         raise ValueError(f"index has shape {picks.shape}, expected {given.ndim} or {given.ndim - 1} dimensions")
-    n = given.shape[axis]
-    row_temperatures = temperatures(temperature, given.shape, (axis,))
-    batch = [1 if d == axis else size for d, size in enumerate(given.shape)]
-    chosen = [1 if d == axis else size for d, size in enumerate(picks.shape)]
+    n = given.shape[at]
+    row_temperatures = temperatures(temperature, given.shape, (at,))
+    batch = [1 if d == at else size for d, size in enumerate(given.shape)]
+    chosen = [1 if d == at else size for d, size in enumerate(picks.shape)]
     try:
         rows_shape = list(common_shape(tuple(batch), tuple(chosen)))
     except ValueError:
         raise ValueError(f"index has shape {picks.shape}, expected one that fits logits' {given.shape}") from None
 
     def with_length(length: int) -> tuple[int, ...]:
-        return (*rows_shape[:axis], length, *rows_shape[axis + 1 :])
+        return (*rows_shape[:at], length, *rows_shape[at + 1 :])
 
-    result_shape = with_length(picks.shape[axis])
-    shape = result_shape[:axis] + result_shape[axis + 1 :] if one_a_row else result_shape
+    result_shape = with_length(picks.shape[at])
+    shape = result_shape[:at] + result_shape[at + 1 :] if one_a_row else result_shape
     check_out(out, shape, dtype)
+
+    def in_dtype_of(array: Array, row_temperatures: Array) -> Any:
+        return np.reshape(selected_log_softmax(array, index, at, temperature=row_temperatures), result_shape)
+
+    result = _partly_in_float64(in_dtype_of, given, dtype, row_temperatures, (at,))
+    if result is not None:
+        return deliver(result.reshape(shape), out, dtype)
+
     array = np.broadcast_to(readable(given, computed_in(dtype)), with_length(n))
     picks = np.broadcast_to(picks, result_shape)
     if row_temperatures is not None:
-        row_temperatures = broadcast(np.expand_dims(row_temperatures, axis), with_length(1), "temperature").squeeze(
-            axis
-        )
+        kept = np.expand_dims(row_temperatures, at)
+        row_temperatures = broadcast(kept, with_length(1), "temperature").squeeze(at)
     target = np.empty(result_shape, array.dtype)
 
     def wrong(position: tuple[int, ...]) -> IndexError:
-        in_index = position[:axis] + position[axis + 1 :] if one_a_row else position
+        in_index = position[:at] + position[at + 1 :] if one_a_row else position
         where = list(in_index) if in_index else ""
         return IndexError(f"index{where} is {picks[position]}, expected one in [0, {n})")
 
@@ -408,9 +448,9 @@ def selected_log_softmax(
         raise wrong((0,) * picks.ndim)
     try:
         if picks.size:
-            _core.run(_core.SELECT, array, axis, labels=picks, out=target, temperature=row_temperatures)
+            _core.run(_core.SELECT, array, at, labels=picks, out=target, temperature=row_temperatures)
     except IndexError as error:
-        raise wrong(_position(error.args[0], picks, axis, error.args[1])) from None
+        raise wrong(_position(error.args[0], picks, at, error.args[1])) from None
     return deliver(target.reshape(shape), out, dtype)
 
 
@@ -418,13 +458,3 @@ def _position(row: int, array: Array, axis: int, item: int) -> tuple[int, ...]:
     """Where item `item` of row number `row` stands in an array with the rows' axis."""
     batch = np.unravel_index(row, array.shape[:axis] + array.shape[axis + 1 :])
     return (*(int(i) for i in batch[:axis]), item, *(int(i) for i in batch[axis:]))
-
-
-def integer_array(value: ArrayLike, name: str) -> Array:
-    """An array of integers that the kernels can read, of any width."""
-    array = as_ndarray(value, name)
-    if array.size == 0 and array.dtype == np.float64 and not isinstance(value, np.ndarray):
-        array = array.astype(np.int64)  # an empty list has no dtype of its own
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{name} has dtype {array.dtype}, expected an integer one")
-    return readable(array, array.dtype.newbyteorder("="))

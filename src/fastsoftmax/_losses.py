@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
@@ -20,6 +22,9 @@ from fastsoftmax._arrays import (
     computed_in,
     deliver,
     floating_dtype,
+    integer_array,
+    integer_if_empty,
+    outside,
     readable,
     real_array,
     real_number,
@@ -28,9 +33,12 @@ from fastsoftmax._arrays import (
     target_for,
     weak_scalar,
 )
-from fastsoftmax._functions import integer_array
 
 Reduction = Literal["none", "sum", "mean"]
+
+# Magnitudes of a row's factors, alone and multiplied, that leave room in float32's range (2**-126 to 2**128) for the
+# losses and probabilities they go with.
+SMALLEST_FACTOR, LARGEST_FACTOR = 2.0**-80, 2.0**80
 
 
 class LossOptions(TypedDict, total=False):
@@ -53,8 +61,9 @@ class _Rows:
     axis: int
     indices: Array | None  # class indices, or
     probabilities: Array | None
-    class_weight: Array | None
+    class_weight: Array | None  # this and all below: float64
     sample_weight: Array | None
+    grad_loss: Array | None = None  # one a row
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -68,9 +77,45 @@ class _Rows:
         self.probabilities = apart_from(self.probabilities, outs)
         self.class_weight = apart_from(self.class_weight, outs)
         self.sample_weight = apart_from(self.sample_weight, outs)
+        self.grad_loss = apart_from(self.grad_loss, outs)
+
+    def beyond_float32(self, upstream: float | Array | None = None) -> Array | None:
+        """Rows of float32 whose factors, with a further one, are out of its range; None where none is, as a rule."""
+        if self.logits.dtype == np.float64:
+            return None
+        low, high = SMALLEST_FACTOR, LARGEST_FACTOR
+        factors: list[float | Array] = []
+        if self.class_weight is not None:
+            magnitudes = np.abs(self.class_weight)
+            magnitudes = magnitudes[np.isfinite(magnitudes) & (magnitudes > 0)]
+            low, high = low / magnitudes.min(initial=1), high / magnitudes.max(initial=1)
+            factors.append(1.0)
+        if self.sample_weight is not None:
+            factors.append(self.sample_weight)
+        if upstream is not None:
+            with np.errstate(all="ignore"):
+                factors.append(upstream if self.sample_weight is None else self.sample_weight * upstream)
+        parts = [part for factor in factors if (part := outside(np.asarray(factor), low, high)) is not None]
+        if not any(part.any() for part in parts):
+            return None
+        return np.broadcast_to(functools.reduce(np.logical_or, parts), self.shape)
+
+    def in_float64(self) -> _Rows:
+        """The same for float64's kernels."""
+        probabilities = None if self.probabilities is None else self.probabilities.astype(np.float64)
+        return replace(self, logits=self.logits.astype(np.float64), probabilities=probabilities)
+
+    def in_two_parts(self, beyond: Array) -> tuple[_Rows, _Rows]:
+        """All rows twice: in float32 where those `beyond` do not count, and in float64 where only they do."""
+        weight = np.ones(self.shape) if self.sample_weight is None else self.sample_weight
+        narrow = replace(self, sample_weight=np.where(beyond, 0.0, weight))
+        return narrow, replace(self.in_float64(), sample_weight=np.where(beyond, weight, 0.0))
 
     def run(self, operation: int, **options: Any) -> float:
         """Run the kernel; a label out of range is an IndexError that says which."""
+        class_weight = self.class_weight
+        if class_weight is not None:
+            class_weight = np.ascontiguousarray(readable(class_weight, self.logits.dtype))
         try:
             return _core.run(
                 operation,
@@ -78,8 +123,9 @@ class _Rows:
                 self.axis,
                 labels=self.indices,
                 second=self.probabilities,
-                class_weight=self.class_weight,
+                class_weight=class_weight,
                 sample_weight=self.sample_weight,
+                grad_loss=self.grad_loss,
                 **options,
             )
         except IndexError as error:
@@ -112,22 +158,22 @@ def near_one(weights: Array) -> Array:
 def _prepare(
     logits: ArrayLike,
     labels: ArrayLike,
-    axis: int,
+    axis: Hashable,
     weight: ArrayLike | None,
     sample_weight: ArrayLike | None,
     is_mean: bool = False,
 ) -> _Rows:
     given = as_ndarray(logits, "logits")
     dtype = floating_dtype(given.dtype, "logits")
-    axis = single_axis(axis, given.ndim, "logits")
+    at = single_axis(axis, given.ndim, "logits")
     array = readable(given, computed_in(dtype))
-    n = array.shape[axis]
-    rows = _Rows(array, dtype, axis, None, None, None, None)
-    targets = as_ndarray(labels, "labels")
+    n = array.shape[at]
+    rows = _Rows(array, dtype, at, None, None, None, None)
+    targets = integer_if_empty(labels, "labels")
     if targets.shape == array.shape:
         rows.probabilities = real_array(targets, "labels", array.dtype)
     elif targets.shape == rows.shape:
-        rows.indices = integer_array(labels, "labels (class indices)")
+        rows.indices = integer_array(targets, "labels (class indices)")
     else:
         raise ValueError(
             f"labels has shape {targets.shape}, expected {rows.shape} (class indices) "
@@ -139,8 +185,7 @@ def _prepare(
             raise ValueError(f"weight has shape {class_weight.shape}, expected ({n},), one for each class")
         if is_mean and rows.indices is not None:  # of probabilities it divides by sample_weight alone
             class_weight = near_one(class_weight)
-        with np.errstate(all="ignore"):
-            rows.class_weight = np.ascontiguousarray(class_weight, array.dtype)
+        rows.class_weight = class_weight
     if sample_weight is not None:
         row_weight = real_array(sample_weight, "sample_weight", np.dtype(np.float64))
         if row_weight.shape != rows.shape:
@@ -153,7 +198,7 @@ def cross_entropy(
     function: str,
     logits: ArrayLike,
     labels: ArrayLike,
-    axis: int,
+    axis: Hashable,
     want_loss: bool,
     want_gradient: bool,
     grad_loss: ArrayLike | None,
@@ -179,39 +224,71 @@ def cross_entropy(
         # The kernels compare the bits of an int64.
         options["ignore_index"] = index - 2**64 if index is not None and index >= 2**63 else index
     if reduction == "mean":
-        options["mean"] = "weights"
+        options["mean"] = True
 
-    upstream = None
+    upstream: float | Array | None = None
     if grad_loss is not None:
         upstream = real_array(weak_scalar(grad_loss, "grad_loss"), "grad_loss", np.dtype(np.float64))
         if upstream.ndim == 0:
-            options["grad_scale"] = float(upstream)
+            options["grad_scale"] = upstream = float(upstream)
         elif reduction == "none" and upstream.shape == rows.shape:
-            options["grad_loss"] = upstream
+            rows.grad_loss = upstream
         else:
             expected = f"() or {rows.shape}" if reduction == "none" else "() (a scalar)"
             raise ValueError(f"grad_loss has shape {upstream.shape}, expected {expected}")
 
-    target = None
     if want_gradient:
         check_out(out, rows.logits.shape, rows.dtype)
-        target = target_for(out, rows.logits)
+    compute = functools.partial(_computed, want_loss, want_gradient, reduction == "none", options)
+    beyond = rows.beyond_float32(upstream)
+    if beyond is None:
+        value, gradient = compute(rows, out)
+    elif reduction == "mean":  # every row's gradient depends on the others' weights
+        value, gradient = compute(rows.in_float64())
+    else:
+        (value, gradient), (wide_value, wide_gradient) = map(compute, rows.in_two_parts(beyond))
+        value = np.where(beyond, wide_value, value) if reduction == "none" else value + wide_value
+        gradient = _merged(gradient, wide_gradient, beyond, rows.axis)
+    if want_loss and z != 0 and rows.probabilities is not None and rows.logits.shape[rows.axis] == 0:
+        value = _z_loss_without_classes(rows, z, reduction)
+    if want_gradient:
+        gradient = deliver(readable(gradient, rows.logits.dtype), out, rows.dtype)
+    return deliver(np.asarray(value), None, rows.dtype) if want_loss else None, gradient
+
+
+def _computed(
+    want_loss: bool,
+    want_gradient: bool,
+    each_loss: bool,
+    options: dict[str, Any],
+    rows: _Rows,
+    out: Array | None = None,
+) -> tuple[Any, Any]:
+    """The losses, or their sum or mean, and the gradient, all in the dtype they are computed in."""
+    target = target_for(out, rows.logits) if want_gradient else None
+    if target is not None:
         rows.keep_apart([target])
-        if "grad_loss" in options:
-            options["grad_loss"] = apart_from(options["grad_loss"], [target])
-    loss = np.zeros(rows.shape, rows.logits.dtype) if want_loss and reduction == "none" else None
-    summed = rows.run(
-        _core.CROSS_ENTROPY,
-        out=target,
-        row_out=loss,
-        sum_losses=want_loss and reduction != "none",
-        **options,
-    )
-    gradient = deliver(target, out, rows.dtype) if target is not None else None
-    if not want_loss:
-        return None, gradient
-    value = np.asarray(summed) if loss is None else loss
-    return deliver(value, None, rows.dtype), gradient
+    losses = np.zeros(rows.shape, rows.logits.dtype) if want_loss and each_loss else None
+    sum_losses = want_loss and not each_loss
+    total = rows.run(_core.CROSS_ENTROPY, out=target, row_out=losses, sum_losses=sum_losses, **options)
+    return total if losses is None else losses, target
+
+
+def _merged(narrow: Any, wide: Any, beyond: Array, axis: int) -> Any:
+    """Elements of the rows `beyond` from `wide`, rounded, and the others from `narrow`."""
+    if narrow is None:
+        return None
+    return np.where(np.expand_dims(beyond, axis), readable(wide, narrow.dtype), narrow)
+
+
+def _z_loss_without_classes(rows: _Rows, z: float, reduction: Reduction) -> Any:
+    """Losses of rows of no classes, whose logsumexp is -inf: no kernel runs there."""
+    weight = np.ones(rows.shape) if rows.sample_weight is None else rows.sample_weight
+    with np.errstate(all="ignore"):
+        losses = np.where(weight == 0, 0.0, weight * z * np.inf)
+        if reduction == "none":
+            return losses
+        return losses.sum() / weight.sum() if reduction == "mean" else losses.sum()
 
 
 def checked_scalars(label_smoothing: float, z_loss: float, reduction: Reduction) -> tuple[float, float]:
@@ -242,7 +319,7 @@ def checked_ignore_index(ignore_index: int, labels_dtype: np.dtype[Any] | None) 
 
 
 @adapts_containers("rows")
-def softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike, axis: int, **options: Unpack[LossOptions]) -> Any:
+def softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike, axis: Hashable, **options: Unpack[LossOptions]) -> Any:
     return cross_entropy("softmax_cross_entropy", logits, labels, axis, True, False, None, None, **options)[0]
 
 
@@ -250,7 +327,7 @@ def softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike, axis: int, **opt
 def softmax_cross_entropy_grad(
     logits: ArrayLike,
     labels: ArrayLike,
-    axis: int,
+    axis: Hashable,
     grad_loss: ArrayLike | None,
     out: Array | None,
     **options: Unpack[LossOptions],
@@ -262,7 +339,7 @@ def softmax_cross_entropy_grad(
 def softmax_cross_entropy_value_and_grad(
     logits: ArrayLike,
     labels: ArrayLike,
-    axis: int,
+    axis: Hashable,
     grad_loss: ArrayLike | None,
     out: Array | None,
     **options: Unpack[LossOptions],
@@ -277,7 +354,7 @@ def softmax_cross_entropy_grad_hess(
     logits: ArrayLike,
     labels: ArrayLike,
     /,
-    axis: int = -1,
+    axis: Hashable = -1,
     *,
     factor: float = 1.0,
     min_hess: float = 0.0,
@@ -331,7 +408,21 @@ def softmax_cross_entropy_grad_hess(
     check_out(hess_out, rows.logits.shape, rows.dtype, "hess_out")
     if grad_out is not None and hess_out is not None and share_memory(grad_out, hess_out):
         raise ValueError("grad_out and hess_out share memory, expected two different arrays")
+    compute = functools.partial(_computed_grad_hess, scale, least)
+    beyond = rows.beyond_float32(None if scale == 1 else scale)
+    if beyond is None:
+        results = compute(rows, grad_out, hess_out)
+    else:
+        parts = zip(*map(compute, rows.in_two_parts(beyond)), strict=True)
+        results = tuple(_merged(narrow, wide, beyond, rows.axis) for narrow, wide in parts)
+    return deliver(results[0], grad_out, rows.dtype), deliver(results[1], hess_out, rows.dtype)
+
+
+def _computed_grad_hess(
+    factor: float, min_hess: float, rows: _Rows, grad_out: Array | None = None, hess_out: Array | None = None
+) -> tuple[Array, ...]:
+    """Gradient and Hessian in the dtype they are computed in."""
     gradient, hessian = target_for(grad_out, rows.logits), target_for(hess_out, rows.logits)
     rows.keep_apart([gradient, hessian])
-    rows.run(_core.GRAD_HESS, out=gradient, hessian=hessian, factor=scale, min_hess=least)
-    return deliver(gradient, grad_out, rows.dtype), deliver(hessian, hess_out, rows.dtype)
+    rows.run(_core.GRAD_HESS, out=gradient, hessian=hessian, factor=factor, min_hess=min_hess)
+    return gradient, hessian

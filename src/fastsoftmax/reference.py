@@ -1,4 +1,4 @@
-"""The functions of fastsoftmax in pure NumPy: the specification, the tests' oracle, the benchmarks' baseline.
+"""The functions of fastsoftmax in pure NumPy: the specification, the tests' oracle, a contender of the benchmarks.
 
 Plain vectorised code that works in the result's dtype (float32 for the two half-precision ones). It
 follows every rule of the library but makes none of its promises: 2 ULP, the same bits everywhere, speed.
@@ -34,14 +34,28 @@ _WEAK = (bool, int, float, type(None))
 # ---- Arguments and results --------------------------------------------------------------
 
 
-def _array(value, name):
-    """`value` as an array of a real dtype."""
+def _any_array(value, name):
+    """`value` as an array; an empty list, which has no dtype of its own, as one of integers."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array: pass its data, and where=~mask")
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be read as an array: {error}") from error
+    return array.astype(np.int64) if array.size == 0 and isinstance(value, (list, tuple)) else array
+
+
+def _array(value, name):
+    """`value` as an array of a real dtype."""
+    array = _any_array(value, name)
     if (array.dtype.kind not in "biuf" or array.dtype.char == "g") and array.dtype.name != "bfloat16":
         raise TypeError(f"{name} has dtype {array.dtype}, expected an integer, a bool or a float of at most 64 bits")
     return array
+
+
+def _array_or_number(value, name):
+    """The same of an argument that may be an int of any size, as the float it is near."""
+    return _array(float(value) if type(value) is int else value, name)
 
 
 def _floating(dtype):
@@ -71,7 +85,7 @@ def _one_axis(axis, array):
 
 
 def _mask(where, shape):
-    mask = np.asarray(True if where is None else where)
+    mask = _any_array(True if where is None else where, "where")
     if mask.dtype != bool:
         raise TypeError(f"where has dtype {mask.dtype}, expected bool")
     return np.broadcast_to(mask, shape)
@@ -106,7 +120,7 @@ def _distance(x, axes, temperature=1.0):
     distance = x - row_max
     if isinstance(temperature, float) and temperature == 1:
         return distance
-    divisor = _array(temperature, "temperature").astype(np.float64)
+    divisor = _array_or_number(temperature, "temperature").astype(np.float64)
     if not np.all((divisor > 0) & (divisor < np.inf)):
         raise ValueError("temperature is not positive and finite")
     divisor = np.broadcast_to(divisor, row_max.shape)
@@ -160,7 +174,7 @@ def log_softmax(x, /, axis=-1, *, temperature=1.0, where=None, out=None):
 @_quiet
 def logsumexp(x, /, axis=-1, *, b=None, keepdims=False, return_sign=False, where=None, out=None):
     """``log(sum(b * exp(x)))`` of each row; with `return_sign` that of the sum's magnitude, and its sign."""
-    x_array, b_array = _array(x, "x"), _array(True if b is None else b, "b")
+    x_array, b_array = _array(x, "x"), _array_or_number(True if b is None else b, "b")
     strong = [array.dtype for given, array in ((x, x_array), (b, b_array)) if type(given) not in _WEAK]
     dtype = strong[0] if strong else np.dtype(np.float64)
     if len(strong) == 2:  # what x * b is computed in
@@ -169,7 +183,8 @@ def logsumexp(x, /, axis=-1, *, b=None, keepdims=False, return_sign=False, where
     x, factors = np.broadcast_arrays(_widened(x_array, dtype), _widened(b_array, dtype))
     axes = _row_axes(axis, x.ndim)
     if where is not None or b is not None:
-        taking_part = _mask(where, x.shape) & (factors != 0)
+        # -inf takes no part, whatever its factor: an infinite one would make it NaN.
+        taking_part = _mask(where, x.shape) & (factors != 0) & (x != -np.inf)
         x = np.where(taking_part, x, x.dtype.type(-np.inf))
         factors = np.where(taking_part, factors, x.dtype.type(0))
     row_max = np.max(x, axis=axes, keepdims=True, initial=-np.inf)
@@ -205,7 +220,7 @@ def _weighted_log_sum(x, factors, row_max, axes):
 @_quiet
 def selected_log_softmax(logits, index, /, axis=-1, *, temperature=1.0, out=None):
     """``take_along_axis(log_softmax(logits), index, axis)``; `index` may lack `axis`."""
-    logits, index = _array(logits, "logits"), np.asarray(index)
+    logits, index = _array(logits, "logits"), _any_array(index, "index")
     axis, dtype = _one_axis(axis, logits), _floating(logits.dtype)
     if index.dtype.kind not in "iu":
         raise TypeError(f"index has dtype {index.dtype}, expected integers")
@@ -284,7 +299,7 @@ def _weights(value, shape, name):
 
 def _rows(logits, labels, axis, weight, sample_weight, ignore_index=None, label_smoothing=0.0):
     """The logits with `axis` last, their `_Targets`, the axis and the result's dtype."""
-    logits, labels = _array(logits, "logits"), np.asarray(labels)
+    logits, labels = _array(logits, "logits"), _any_array(labels, "labels")
     axis, dtype = _one_axis(axis, logits), _floating(logits.dtype)
     x = np.moveaxis(_widened(logits, dtype), axis, -1)
     shape, n = x.shape[:-1], x.shape[-1]
@@ -326,7 +341,7 @@ def _cross_entropy(
     x, targets, axis, dtype = _rows(logits, labels, axis, weight, sample_weight, ignore_index, label_smoothing)
     if reduction not in ("none", "sum", "mean"):
         raise ValueError(f"reduction is {reduction!r}, expected 'none', 'sum' or 'mean'")
-    upstream = _array(1.0 if grad_loss is None else grad_loss, "grad_loss")
+    upstream = _array_or_number(1.0 if grad_loss is None else grad_loss, "grad_loss")
     if upstream.ndim and (reduction != "none" or upstream.shape != targets.scale.shape):
         raise ValueError(f"grad_loss has shape {upstream.shape}, expected a scalar or the loss's shape")
     has_labels, is_dense = np.any(targets.at_label), np.any(targets.dense)
@@ -341,7 +356,7 @@ def _cross_entropy(
         loss = -_product(targets.at_label, (np.take_along_axis(distance, label, -1) - log_sum)[..., 0])
     if is_dense:
         loss = loss - np.sum(_product(targets.dense, distance - log_sum), axis=-1)
-    partition = (row_max + log_sum)[..., 0]
+    partition = np.where(np.isinf(row_max), row_max, row_max + log_sum)[..., 0]
     if z_loss:
         loss = loss + z_loss * targets.share * partition**2
     loss = np.where(targets.counts, loss * targets.scale, 0)
