@@ -18,7 +18,7 @@ import numpy as np
 import fastsoftmax as fsm
 from fastsoftmax import _check, _core
 from fastsoftmax._check import FAMILIES, ExactRows, Inputs, instruction_sets, largest_error, make_inputs, ulp
-from fastsoftmax._peers import ADAPTERS, OURS, _arrays, load, versions
+from fastsoftmax._peers import CONTENDERS, OURS, _arrays, load, versions
 from fastsoftmax._timing import LOSS, Work, describe_machine
 
 LENGTHS = (2, 10, 100, 1000, 10_000, 1_000_000)
@@ -158,7 +158,7 @@ def main() -> None:
     add("--elements", type=int, default=20_000, help="in each matrix, one row at least (default 20,000)")
     add("--json", type=Path, metavar="FILE", help="write every error to FILE")
     options = parser.parse_args()
-    adapters, missing = load(tuple(ADAPTERS), fsm.get_num_threads())
+    adapters, missing = load(CONTENDERS, fsm.get_num_threads())
     chosen, records = fsm.get_config()["isa"], []
     try:
         for function in options.functions:

@@ -21,7 +21,7 @@ from cases import IN_CACHE, LENGTHS, OUT_OF_CACHE, Case, column_cases, row_cases
 from limits import copy_call
 
 import fastsoftmax as fsm
-from fastsoftmax._peers import ADAPTERS, BASELINE, OURS, PEERS, load, prepare_checked, versions
+from fastsoftmax._peers import BASELINE, CONTENDERS, OURS, PEERS, load, prepare_checked, versions
 from fastsoftmax._timing import LOSS, Call, describe_machine, measure
 
 ELEMENTWISE = ("softmax", "log_softmax")
@@ -195,7 +195,7 @@ def show_detail(text: str) -> None:
 
 def run(only: str, seconds: float) -> dict:
     """All rows whose name holds `only`, on the instruction set in use."""
-    adapters, missing = load(tuple(ADAPTERS), fsm.get_num_threads())
+    adapters, missing = load(CONTENDERS, fsm.get_num_threads())
     result = {
         "configuration": {**fsm.get_config(), **describe_machine()},
         "versions": versions(tuple(adapters)),

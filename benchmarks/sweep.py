@@ -15,7 +15,7 @@ from cases import IN_CACHE, Case
 from limits import copy_call, exponentials_a_second
 
 import fastsoftmax as fsm
-from fastsoftmax._peers import ADAPTERS, OURS, load, prepare_checked, versions
+from fastsoftmax._peers import CONTENDERS, OURS, load, prepare_checked, versions
 from fastsoftmax._timing import FUNCTIONS, describe_machine, measure
 
 COPY = "copy"
@@ -23,7 +23,7 @@ COPY = "copy"
 
 def sweep(function: str, elements: int, seconds: float) -> dict:
     """Elements a second of each contender at each length, with what they depend on."""
-    adapters, missing = load(tuple(ADAPTERS), fsm.get_num_threads())
+    adapters, missing = load(CONTENDERS, fsm.get_num_threads())
     points = []
     for dtype in ("float32", "float64"):
         for layout, axis in (("rows", -1), ("columns", 0)):
@@ -57,7 +57,7 @@ def draw(result: dict, path: Path) -> None:
     for row, dtype in zip(axes, ("float32", "float64"), strict=True):
         for axis, layout in zip(row, ("rows", "columns"), strict=True):
             points = [p for p in result["points"] if (p["dtype"], p["layout"]) == (dtype, layout)]
-            for name in [*ADAPTERS, COPY]:
+            for name in [*CONTENDERS, COPY]:
                 line = [(p["n"], p["rates"][name] / 1e9) for p in points if name in p["rates"]]
                 if not line:
                     continue

@@ -235,7 +235,7 @@ def compare_speeds(screen: PlainScreen, options: argparse.Namespace) -> list[dic
 def show_times(screen: PlainScreen, shapes: list[str], records: list[dict[str, Any]]) -> None:
     """One function's table: shapes side by side, contenders one below the other."""
     cells = {(record["contender"], record["shape_name"]): record for record in records}
-    contenders = [name for name in _peers.ADAPTERS if any(name == contender for contender, _ in cells)]
+    contenders = [name for name in _peers.CONTENDERS if any(name == contender for contender, _ in cells)]
     rows = [[name, *(time_cell(cells.get((name, shape))) for shape in shapes)] for name in contenders]
     function, dtype = records[0]["function"], records[0]["dtype"]
     screen.table(f"{function}, {dtype}: best time, and how many times fastsoftmax's that is", ["", *shapes], rows)
@@ -268,7 +268,7 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
 
     panels = list(dict.fromkeys((record["function"], record["dtype"]) for record in records))
     shapes = list(dict.fromkeys(record["shape_name"] for record in records))
-    contenders = [name for name in _peers.ADAPTERS if name != _peers.OURS]
+    contenders = [name for name in _peers.CONTENDERS if name != _peers.OURS]
     figure = Figure(figsize=(12, 0.5 + 0.62 * len(shapes) * ((len(panels) + 1) // 2) + 1), layout="constrained")
     axes = figure.subplots((len(panels) + 1) // 2, 2 if len(panels) > 1 else 1, squeeze=False).ravel()
     for panel, (function, dtype) in zip(axes, panels, strict=False):

@@ -305,6 +305,8 @@ ADAPTERS: dict[str, tuple[Callable[[int], Adapter], str]] = {
     "scikit-learn": (ScikitLearn, "scikit-learn"),
 }
 PEERS = tuple(name for name in ADAPTERS if name not in (OURS, BASELINE, REFERENCE))
+#: what benchmarks compare, but for pytest's cases
+CONTENDERS = (OURS, BASELINE, *PEERS)
 
 
 def load(names: tuple[str, ...], threads: int) -> tuple[dict[str, Adapter], dict[str, str]]:

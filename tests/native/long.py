@@ -278,7 +278,7 @@ def main():
     parser.add_argument("--fuzz", type=int, default=10_000_000, help="executions of the fuzzer")
     parser.add_argument("--only", nargs="+", help="the steps whose names hold one of these words")
     given = parser.parse_args()
-    lines = [f"tests/native/long.py, {datetime.date.today()}, commit {commit()}, {machine()}", ""]
+    lines = [f"tests/native/long.py, {datetime.date.today()}, commit {commit()}, {machine()}, fuzz {given.fuzz}", ""]
     print(lines[0], flush=True)
     failures = []
     with tempfile.TemporaryDirectory() as temporary:
