@@ -157,7 +157,7 @@ static struct lines_ahead lines_of_next_batch(const struct plan *plan, const str
     return lines;
 }
 
-/* The mode of a short row's one chain, where it is a constant; otherwise: */
+/* In place of the mode of a short row's one chain, where that is no constant. */
 #define ANY_MODE (-1)
 
 /* Returns the row after the last one of the batch. */

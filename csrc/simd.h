@@ -363,6 +363,7 @@ INLINE void stream_fence(void)
 #endif
 }
 
+/* max(v, 0) */
 INLINE ivec at_least_zero(ivec v)
 {
 #if VECTOR_BYTES == 64 && REAL_BITS == 32

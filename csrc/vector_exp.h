@@ -80,7 +80,7 @@ INLINE struct exponential exp_of_reduced(struct reduced argument, int unclamped)
     polynomial = fma_(polynomial, r, splat(1));
     ivec exponent = (ivec)steps << (MANTISSA_BITS - TABLE_BITS);
     ivec scale = (ivec)look_up(exp_table.values, TABLE_SIZE, (ivec)steps) + exponent;
-    /* At shift.lowest the exponent is below those of subnormal numbers, a negative number in the end. */
+    /* At shift.lowest the exponent lies below that of subnormal numbers, so that the bits are a negative integer. */
     if (!unclamped) scale = at_least_zero(scale);
 #if TAILS_SIZE
     return (struct exponential){(vec)scale, fma_(polynomial, r, look_up(exp_tails, TAILS_SIZE, (ivec)steps))};
@@ -89,7 +89,7 @@ INLINE struct exponential exp_of_reduced(struct reduced argument, int unclamped)
 #endif
 }
 
-/* Where nothing cancels the table's factor: e / TABLE_FACTOR. */
+/* e / TABLE_FACTOR, where nothing cancels that. */
 INLINE struct exponential without_factor(struct exponential e)
 {
     return (struct exponential){e.scale, fma_(e.tail, splat(INVERSE_FACTOR), splat(INVERSE_FACTOR_LESS_ONE))};
