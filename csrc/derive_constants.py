@@ -1,6 +1,6 @@
 """Derive every numerical constant of the kernels and write the two data headers.
 
-Run as ``python csrc/derive_constants.py`` (needs mpmath, numpy and sympy, half a minute);
+Run as ``python csrc/derive_constants.py`` (needs mpmath, numpy and sympy);
 it rewrites ``csrc/real_f32.h`` and ``csrc/real_f64.h`` beside itself and prints the
 error bounds that it writes into them. It is no part of the build.
 """
@@ -116,7 +116,7 @@ def factor_without_tails(fmt):
     entries, one = 1 << fmt.table_bits, 1 << fmt.mantissa_bits
     middle = int(one * mp.power(2, mpf(1) / (2 * entries)))
     # The first coordinate is how far n is from the middle, the others are errors, which weigh as much where they are
-    # some hundredths as n does some hundredths off. 2**-20: for the rounding of the powers.
+    # some thousandths as n does some thousandths off. (1 << 20 keeps the rounding of the powers out of it.)
     powers = [mp.power(2, mpf(j) / entries) for j in range(1, entries)]
     rows = [[1 << 20, *(int(mp.nint(p * (one << 20))) for p in powers)]]
     rows += [[(one << 20) * (i == j) for j in range(entries)] for i in range(1, entries)]
