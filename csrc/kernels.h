@@ -32,6 +32,7 @@ struct plan {
     int is_scaled, is_weighted; /* logits by a temperature, exponentials by factors */
     int has_dense_targets;      /* every class has a target of its own, not the label alone */
     ptrdiff_t blocks;           /* of a row */
+    int in_place;          /* vertical groups whose rows are neighbours stay where they lie: see long_columns.h */
     int overlaps;          /* horizontal groups go through their phases together: see overlap.h */
     int streamed;          /* outputs of horizontal groups go past the caches */
     int writes_panels;     /* elements are written and lie as panels do; else they are scattered by group */
