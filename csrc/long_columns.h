@@ -8,7 +8,8 @@
 
 #include "group.h"
 
-/* Lines that one group goes through before the next does: some steps of each chain. */
+/* Lines that one group goes through before the next does: some steps of each chain. Measured with 8 to 1000 columns:
+ * half as many take 0.9 to 1.2 of the time, a quarter 0.9 to 1.4, twice or four times as many 0.9 to 1.1. */
 #define LINES_OF_PART (8 * CHAINS)
 
 INLINE int lies_in_lines(const struct plan *plan, const struct group *group)
@@ -74,8 +75,8 @@ static void extremes_of_columns(const struct group groups[], ptrdiff_t count, pt
 /* ---- Phase 2 ---------------------------------------------------------------------------- */
 
 /* Of a block; functions[g] sums the strips of group g, and stores its exponentials in the output if `stores`. */
-static void sums_of_columns(const struct plan *plan, const struct group groups[], ptrdiff_t count, ptrdiff_t block,
-                            sums_function *const functions[], int stores, struct row_sums sums[], void *scratch)
+static void sums_in_parts(const struct plan *plan, const struct group groups[], ptrdiff_t count, ptrdiff_t block,
+                          sums_function *const functions[], int stores, struct row_sums sums[], void *scratch)
 {
     ptrdiff_t first = block * BLOCK, length = block_length(plan, block);
     struct lines_ahead lines = stores ? lines_of_groups_and_output(groups, count, first, first + length)

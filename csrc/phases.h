@@ -139,7 +139,7 @@ static void sums_of_long_columns(const struct plan *plan, const struct group gro
     sums_function *functions[BATCH_GROUPS], *function = sums_function_of(plan);
     for (ptrdiff_t g = 0; g < count; g++)
         functions[g] = any_lane(groups[g].clamped) ? function : unclamped(function);
-    sums_of_columns(plan, groups, count, block, functions, stores_exponentials(plan), sums, scratch);
+    sums_in_parts(plan, groups, count, block, functions, stores_exponentials(plan), sums, scratch);
 }
 
 static void sum_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *sums_out,

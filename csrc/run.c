@@ -43,8 +43,8 @@
 /* The same where exponentials wait and groups do not overlap (with 64 MB of output 64 KiB take 1.25 times as long). */
 #define WAITING_BYTES ((ptrdiff_t)16384)
 /* Columns side by side from which they go in vertical groups, though most lanes may be idle: fewer are copied row by
- * row. Measured with 2: 0.7 of the time if they are (1.1 with vectors of 32 bytes), with 3 of up to a block 1.05 to 2, of
- * more 0.75. */
+ * row. In a group two of up to a block take 1.3 to 2 times as long (0.9 with vectors of 32 bytes), three 0.5 to 1.0;
+ * three longer ones 1.3 times as long, four 0.6 to 1.0. */
 #define FEWEST_COLUMNS ((ptrdiff_t)3)
 #define FEWEST_LONG_COLUMNS ((ptrdiff_t)4)
 /* Bytes of the strips of a batch of short rows: with what is written they fill a first-level cache. */
@@ -198,7 +198,8 @@ static void make_plan(struct plan *plan, const struct fsm_job *job, const struct
     plan->has_dense_targets =
         job->operation == FSM_CROSS_ENTROPY && (has(plan, FSM_SECOND) || job->label_smoothing != 0);
     plan->blocks = (job->n + BLOCK - 1) / BLOCK;
-    plan->streamed = plan->in_place = plan->overlaps = plan->writes_panels = plan->streams_panels = plan->fetches_panels = 0;
+    plan->in_place = plan->overlaps = plan->streamed = 0;
+    plan->writes_panels = plan->streams_panels = plan->fetches_panels = 0;
     plan->skew = plan->ahead = plan->panel_groups = 0;
     plan->batch_groups = 1;
     int columns = are_columns(job, &job->operands[FSM_X]);
