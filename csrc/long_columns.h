@@ -1,5 +1,6 @@
-/* Columns longer than a block, read and written where they lie: of each line (what the columns have at one index along
- * the axis, see panel.h) a group takes a vector, which is a step of its strip.
+/* Columns longer than a block, read and written where they lie if nothing but their exponentials is summed and they
+ * fill their group; others are copied to strips and back, block by block. Of each line (what the columns have at one
+ * index along the axis, see panel.h) a group takes a vector, which is a step of its strip.
  *
  * Groups side by side go through a phase together, some lines after others, so that memory is read in order and in long
  * runs. What was found so far of each group waits meanwhile, in a block's sums all of its chains. */
@@ -94,6 +95,7 @@ static void sums_in_parts(const struct plan *plan, const struct group groups[], 
             strips.chains = (struct chain *)scratch + g * CHAINS;
             strips.shift = &groups[g].shift;
             strips.row_max = &groups[g].row_max;
+            if (strips.is_last) sums[g] = (struct row_sums){0}; /* as in sum_phase */
             functions[g](&strips, &sums[g]);
         }
     }

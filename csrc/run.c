@@ -42,9 +42,9 @@
 #define GROUP_BYTES ((ptrdiff_t)32768)
 /* The same where exponentials wait and groups do not overlap (with 64 MB of output 64 KiB take 1.25 times as long). */
 #define WAITING_BYTES ((ptrdiff_t)16384)
-/* Columns side by side from which they go in vertical groups, though most lanes may be idle: fewer are copied row by
- * row. In a group two of up to a block take 1.3 to 2 times as long (0.9 with vectors of 32 bytes), three 0.5 to 1.0;
- * three longer ones 1.3 times as long, four 0.6 to 1.0. */
+/* Columns side by side from which they go in vertical groups though most lanes may be idle; fewer, if they are too long
+ * to be transposed, go horizontally, copied one by one. Vertical against horizontal, columns of 300 to 2000: two 1.3 to
+ * 2 (0.9 with vectors of 32 bytes), three 0.6 to 1.0; of 20,000: three 1.3, four 0.6 to 1.0. */
 #define FEWEST_COLUMNS ((ptrdiff_t)3)
 #define FEWEST_LONG_COLUMNS ((ptrdiff_t)4)
 /* Bytes of the strips of a batch of short rows: with what is written they fill a first-level cache. */
@@ -341,8 +341,8 @@ static ptrdiff_t reserve(struct arena *arena, ptrdiff_t count, ptrdiff_t bytes)
 }
 
 /* A few short rows would leave half of the widest vectors' lanes idle: 8 rows of 100 float32 take 0.76 of the time
- * with half the width. (A single one does not go by lanes: see are_transposed.) So would as few columns: 8 of 20,000
- * float32 0.3. */
+ * with half the width. (A single one does not go by lanes: see are_transposed.) So would as few columns: 8 of 1000
+ * float32 0.7. */
 static const struct kernels *kernels_for(const struct fsm_job *job)
 {
     int is_double = job->is_double != 0;

@@ -1,5 +1,5 @@
-/* Between memory as it lies and strips: contiguous reals, LANES a step in a vertical group
- * (element i of every lane's row), the row's own order in a horizontal one. */
+/* Between memory as it lies and strips in scratch memory: LANES reals a step in a vertical group (element i of every
+ * lane's row), the row's own order in a horizontal one. */
 #ifndef FASTSOFTMAX_STRIPS_H
 #define FASTSOFTMAX_STRIPS_H
 
@@ -22,13 +22,13 @@ NOT_INLINE void gather_rows(const struct row_pointers *rows, ptrdiff_t first, pt
     } else if (can_transpose(rows, length)) {
         gather_transposed(rows, first, length, strip);
     } else {
-        /* Whole vectors first, then the other runs over them. What repeats the last row is not needed, nor what the
-         * first run leaves in its place. */
-        ptrdiff_t end = end_of_run(rows, 0, LANES);
+        /* Whole vectors first, then the other runs over them. Lanes that hold no row are 0. */
+        ptrdiff_t count = rows->count < LANES ? rows->count : LANES; /* never more: for GCC, which warns */
+        ptrdiff_t end = end_of_run(rows, 0, count);
         for (ptrdiff_t i = 0; i < length; i++)
             store(strip + i * LANES, load_first(element(rows, 0, first + i), end, 0));
-        for (ptrdiff_t lane = end; lane < LANES && row_start(rows, lane) != row_start(rows, lane - 1); lane = end) {
-            end = end_of_run(rows, lane, LANES);
+        for (ptrdiff_t lane = end; lane < count; lane = end) {
+            end = end_of_run(rows, lane, count);
             for (ptrdiff_t i = 0; i < length; i++)
                 copy_lanes(strip + i * LANES + lane, element(rows, lane, first + i), end - lane);
         }
@@ -61,18 +61,18 @@ static void copy_strip(const struct row_pointers *rows, int vertical, ptrdiff_t 
         gather_rows(rows, first, length, scratch);
         return;
     }
-    const real *from = element(rows, strip, first);
-    ptrdiff_t step = rows->axis_stride / (ptrdiff_t)sizeof(real);
-    ptrdiff_t i = 0;
-    /* One of two columns, or of the parts of complex numbers. */
-    for (; step == 2 && i + LANES < length; i += LANES) {
-        vec both[2] = {load(from + 2 * i), load(from + 2 * i + LANES)};
+    const char *from = row_start(rows, strip) + first * rows->axis_stride;
+    ptrdiff_t i = 0, stride = rows->axis_stride;
+    /* One of two columns, or of the parts of complex numbers. What is read of the other one is not used. */
+    for (; stride == 2 * (ptrdiff_t)sizeof(real) && i + LANES < length; i += LANES) {
+        const real *pairs = (const real *)(const void *)(from + i * stride);
+        vec both[2] = {load(pairs), load(pairs + LANES)};
         unzip(both, 2);
         store(scratch + i, both[0]);
     }
     /* A loop of two instructions runs at half of its speed where it lies badly. */
 #pragma GCC unroll 8
-    for (; i < length; i++) scratch[i] = from[i * step];
+    for (; i < length; i++) scratch[i] = *(const real *)(const void *)(from + i * stride);
 }
 
 /* A readable strip: the memory itself where a row lies in order, else a copy in scratch. */
@@ -96,10 +96,9 @@ INLINE void write_strip(const struct row_pointers *rows, int vertical, ptrdiff_t
 {
     if (vertical) scatter_rows(rows, count, first, length, from);
     else if (!has_unit_stride(rows)) {
-        real *to = element(rows, strip, first);
-        ptrdiff_t step = rows->axis_stride / (ptrdiff_t)sizeof(real);
+        char *to = row_start(rows, strip) + first * rows->axis_stride;
 #pragma GCC unroll 8
-        for (ptrdiff_t i = 0; i < length; i++) to[i * step] = from[i];
+        for (ptrdiff_t i = 0; i < length; i++) *(real *)(void *)(to + i * rows->axis_stride) = from[i];
     }
 }
 

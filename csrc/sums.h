@@ -1,5 +1,6 @@
-/* The second phase: sums over a strip, which is reals in a row, a whole number of vectors long in a vertical
- * group (step i holds element i of every lane's row), any length in a horizontal one.
+/* The second phase: sums over a strip. In a horizontal group that is a row's reals, any number of them; in a vertical
+ * one vectors, of which number i holds element i of every lane's row: one after the other in scratch memory, a line
+ * apart where columns stay in their place.
  *
  * The order of a row's sum. It depends on n alone, so that every group, instruction set,
  * layout and thread count gives the same bits:
@@ -7,7 +8,7 @@
  *   otherwise, in each block: CHAINS chains, chain c taking elements c, c + CHAINS, ...;
  *   their totals are added in halves (c with c + CHAINS/2, and so on), then block by block.
  * A horizontal group keeps CHAINS chains in CHAINS / LANES vectors; a vertical one runs
- * them one after the other. */
+ * them one after the other, in all of the strip or in each part of it. */
 #ifndef FASTSOFTMAX_SUMS_H
 #define FASTSOFTMAX_SUMS_H
 
