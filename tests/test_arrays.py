@@ -274,6 +274,33 @@ def test_more_elements_than_an_int_can_count():
         assert abs(fsm.logsumexp(x) - exact) <= 2 * np.spacing(np.float32(exact))
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 9, 40, 5000])
+def test_operands_that_repeat_a_row(isa, dtype, n):
+    """A batch stride of 0 beside an axis that is no run of neighbours: rows begin where others do, none is left out."""
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((11, n)).astype(dtype)
+    columns = x.T.copy()
+    spread = rng.random((1, 2 * n)).astype(dtype)[:, ::2]
+    for function in (
+        fsm.softmax,
+        lambda y: fsm.logsumexp(x, b=y),
+        lambda y: fsm.softmax_vjp(x, y),
+        lambda y: fsm.softmax_cross_entropy(x, y, reduction="none"),
+        lambda y: fsm.logsumexp(columns, 0, b=y.T),
+        lambda y: fsm.softmax_vjp(columns, y.T, 0),
+    ):
+        for y in (np.broadcast_to(spread, x.shape), np.broadcast_to(dtype(0.25), x.shape)):
+            np.testing.assert_array_equal(function(y), function(y.copy()), err_msg=isa)
+    np.testing.assert_array_equal(fsm.logsumexp(x, b=2.0), fsm.logsumexp(x, b=np.full_like(x, 2)), err_msg=isa)
+    step, line = x.itemsize, rng.standard_normal(5 * n + 20).astype(dtype)
+    overlapping = np.lib.stride_tricks.as_strided(line, (4, 3, n), (2 * step, step, 5 * step))
+    np.testing.assert_array_equal(fsm.softmax(overlapping), fsm.softmax(overlapping.copy()), err_msg=isa)
+    logits, labels = rng.standard_normal((6, 4, 1)).astype(dtype), rng.integers(0, 6, (1, 4, 5))
+    logp = np.broadcast_to(fsm.log_softmax(logits, 0), (6, 4, 5))
+    selected = fsm.selected_log_softmax(logits, labels, axis=0)
+    np.testing.assert_array_equal(selected, np.take_along_axis(logp, labels, 0), err_msg=isa)
+
+
 def test_broadcast_views(dtype):
     """Strides of 0 along rows and across them."""
     row = np.random.default_rng(0).normal(size=7).astype(dtype)

@@ -63,8 +63,8 @@ def test_instruction_sets_on_columns(dtype, best_isa):
     others = [name for name in fsm.get_config()["isas"] if _core.cpu_has(name) and name != best_isa]
     if not others:
         pytest.skip("this CPU has one instruction set alone")
-    for n in (1, 2, 5, 17, 33, 100, 1000):
-        for columns in (1, 3, 8, 31, 64, 100):
+    for n in (1, 2, 5, 17, 33, 100, 1000, 5000):
+        for columns in (1, 2, 3, 4, 8, 31, 64, 100):
             x = cases.make_rows(columns, n, dtype, special=columns > 3).x.T.copy()
             labels = np.arange(columns) % n
             calls = [
@@ -508,6 +508,32 @@ def test_panels_of_columns(isa, dtype, n, thread_count):
         for result, rows in zip(results_of_columns(halves, *halved, [None] * 4, axis=1), expected, strict=True):
             result = np.concatenate([result[0].T, result[1].T])
             assert_same_bytes([result], [rows], (isa, n))
+
+
+@pytest.mark.parametrize("n", [20, 127, 1000, 4096, 4097, 9000])
+@pytest.mark.parametrize("thread_count", [1, 2])
+def test_few_columns(isa, dtype, n, thread_count):
+    """From two columns on, whole groups of them or not, in a block or more."""
+    rows, all_labels = make_groups_that_differ(n, dtype)
+    rows, all_labels = np.tile(rows, (14, 1))[:137], np.tile(all_labels, 14)[:137]
+    weights = np.random.default_rng(n).integers(0, 3, len(rows)) / 4
+    all_expected = results_of_columns(rows, all_labels, weights, [None] * 4, axis=1)
+    with fsm.num_threads(thread_count):
+        for count in (2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 48, 137):
+            x, labels = np.ascontiguousarray(rows[:count].T), all_labels[:count]
+            expected = [result[:count] for result in all_expected]
+            for places in ([None] * 4, [np.zeros((n, 2 * count), dtype)[:, 1 : 1 + count] for _ in range(4)]):
+                results = results_of_columns(x, labels, weights[:count], places, axis=0)
+                assert_same_bytes([result.T for result in results], expected, (isa, n, count))
+            for function, at in ((fsm.softmax, 0), (fsm.log_softmax, 1)):
+                y = x.copy()
+                assert_same_bytes([function(y, 0, out=y).T], [expected[at]], (isa, n, count))
+                other_order = np.zeros_like(x, order="F")
+                assert_same_bytes([function(x, 0, out=other_order).T], [expected[at]], (isa, n, count))
+            middle = np.stack([x, x[::-1], x])
+            for function, at in ((fsm.softmax, 0), (fsm.logsumexp, 2)):
+                results = function(middle, axis=1)
+                assert_same_bytes([results[0].T, results[2].T], [expected[at]] * 2, (isa, n, count))
 
 
 @pytest.mark.parametrize(("n", "count"), [(130, 8000), (300, 3008), (1000, 1008)])
