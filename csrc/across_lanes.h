@@ -5,7 +5,7 @@
 #include "pair.h"
 
 /* of_row[0] becomes what the lanes of each row's vectors combine to, row r's in lane r. They
- * are combined in halves, as vertical_sums of sums.h adds its chains; at every step two vectors become
+ * are combined in halves, as sum_of_chains of sums.h adds them; at every step two vectors become
  * one, with the first parts of both rows and with the second. `most`, a constant, is the
  * number of rows. */
 #define FOLD_LANES(type, of_row, most, first_parts, second_parts, combine)                         \

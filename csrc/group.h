@@ -147,6 +147,7 @@ static void point_to_rows(const struct plan *plan, struct group *group, enum fsm
     int inner = job->dimensions - 1;
     rows->axis_stride = operand->axis_stride;
     rows->row_stride = operand->strides[inner];
+    rows->count = group->count;
     rows->first = operand->data + row_offset(job, operand, group->first_row);
     rows->is_regular =
         group->count == LANES && (inner == 0 || group->first_row % job->shape[inner] + LANES <= job->shape[inner]);

@@ -32,6 +32,7 @@ struct plan {
     int is_scaled, is_weighted; /* logits by a temperature, exponentials by factors */
     int has_dense_targets;      /* every class has a target of its own, not the label alone */
     ptrdiff_t blocks;           /* of a row */
+    int in_place;          /* vertical groups whose rows are neighbours stay where they lie: see long_columns.h */
     int overlaps;          /* horizontal groups go through their phases together: see overlap.h */
     int streamed;          /* outputs of horizontal groups go past the caches */
     int writes_panels;     /* elements are written and lie as panels do; else they are scattered by group */
@@ -42,7 +43,8 @@ struct plan {
     ptrdiff_t ahead;       /* reals from a row of x to that of the next group, fetched where groups do not overlap */
     ptrdiff_t strip_bytes; /* of one strip of scratch memory */
     ptrdiff_t waiting_bytes; /* of a streamed row's exponentials, behind the strips */
-    ptrdiff_t batch_groups;        /* at most BATCH_GROUPS: they go through each phase one after the other */
+    ptrdiff_t batch_groups;        /* at most BATCH_GROUPS: they go through each phase one after the other, or together
+                                    * where they stay in_place */
     ptrdiff_t panel_groups;        /* read together, and written where writes_panels: see panel.h; 0: none are */
     ptrdiff_t group_scratch_bytes; /* of each of them */
     ptrdiff_t scratch_bytes;       /* of a thread */

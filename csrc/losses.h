@@ -204,6 +204,15 @@ static void write_at_labels(const struct plan *plan, const struct group *group, 
     }
 }
 
+/* The same for vertical groups in their place. */
+static void write_at_labels_in_place(const struct plan *plan, const struct group *group, ptrdiff_t block)
+{
+    ptrdiff_t first = block * BLOCK, length = block_length(plan, block);
+    for (ptrdiff_t lane = 0; lane < group->count; lane++)
+        if (label_in_block(group, lane, first, length))
+            *element(&group->rows[FSM_OUT], lane, group->label[lane]) = group->at_label[lane];
+}
+
 /* The same for whole rows of a group in their place, none of which is ignored. */
 static void write_at_label_of_rows(const struct group *group)
 {

@@ -5,6 +5,7 @@
 
 #include "group.h"
 #include "logsumexp.h"
+#include "long_columns.h"
 #include "losses.h"
 
 INLINE int has_targets(const struct plan *plan)
@@ -32,6 +33,10 @@ static void max_phase(const struct plan *plan, const struct group *group, ptrdif
 {
     struct extremes of_strip[LANES], *result = extremes_out;
     ptrdiff_t count = strip_count(plan, group), size = strip_size(plan, block);
+    if (plan->in_place && lies_in_lines(plan, group)) {
+        extremes_of_columns(group, 1, block * BLOCK, block * BLOCK + block_length(plan, block), result);
+        return;
+    }
     for (ptrdiff_t strip = 0; strip < count; strip++)
         of_strip[strip] = extremes_of_strip(x_of_strip(plan, group, block, strip, scratch), size);
     *result = plan->vertical ? of_strip[0] : extremes_across_lanes(of_strip, count);
@@ -93,8 +98,6 @@ SUMS_FUNCTION(sums_targets_store, KEEP_MAX_OUT | TARGETS | STORE)
 SUMS_FUNCTION(sums_weighted, KEEP_MAX_OUT | WEIGHTED)
 SUMS_FUNCTION(sums_products, PRODUCTS)
 
-typedef void sums_function(const struct sum_strips *strips, struct row_sums sums[]);
-
 static sums_function *sums_function_of(const struct plan *plan)
 {
     switch (plan->operation) {
@@ -129,10 +132,24 @@ INLINE int stores_exponentials(const struct plan *plan)
     }
 }
 
+/* Of a block of groups that lie in lines. */
+static void sums_of_long_columns(const struct plan *plan, const struct group groups[], ptrdiff_t count,
+                                 ptrdiff_t block, struct row_sums sums[], void *scratch)
+{
+    sums_function *functions[BATCH_GROUPS], *function = sums_function_of(plan);
+    for (ptrdiff_t g = 0; g < count; g++)
+        functions[g] = any_lane(groups[g].clamped) ? function : unclamped(function);
+    sums_in_parts(plan, groups, count, block, functions, stores_exponentials(plan), sums, scratch);
+}
+
 static void sum_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *sums_out,
                       void *scratch, struct lines_ahead *lines)
 {
     struct row_sums of_row[LANES], *sums = sums_out;
+    if (plan->in_place && lies_in_lines(plan, group)) {
+        sums_of_long_columns(plan, group, 1, block, sums, scratch);
+        return;
+    }
     if (plan->blocks > 1) *sums = (struct row_sums){0}; /* some of it is left alone, but added up with other blocks' */
     enum fsm_operation operation = plan->operation;
     sums_function *sums_of = sums_function_of(plan);
@@ -145,6 +162,8 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
     strips.length = block_length(plan, block);
     strips.ahead = plan->ahead;
     strips.lines = lines;
+    strips.x_step = strips.e_step = LANES;
+    strips.chains = NULL;
     strips.shift = &group->shift;
     strips.row_max = &group->row_max;
     /* A horizontal group of short rows has one row (are_transposed of run.c), and its sums in every lane. */
@@ -290,6 +309,11 @@ static void write_phase(const struct plan *plan, const struct group *group, ptrd
     ptrdiff_t first = block * BLOCK, length = block_length(plan, block), size = strip_size(plan, block);
     const struct row_pointers *out_rows = &group->rows[FSM_OUT];
     real *in_scratch = strip_memory(plan, scratch, STRIP_X);
+    if (plan->in_place && lies_in_lines(plan, group) && last_step_of_group(plan, group) != COPY) {
+        write_columns(plan, group, 1, first, first + length);
+        if (plan->operation == FSM_CROSS_ENTROPY) write_at_labels_in_place(plan, group, block);
+        return;
+    }
     for (ptrdiff_t strip = 0; strip < strip_count(plan, group); strip++) {
         real *out = strip_to_write(out_rows, plan->vertical, strip, first, in_scratch);
         const real *from = in_scratch;

@@ -49,6 +49,7 @@ static ptrdiff_t begin_batch(const struct plan *plan, struct group *groups, ptrd
         ptrdiff_t end = row + plan->group_rows - (row + plan->skew) % plan->group_rows;
         if (end > last) end = last;
         begin(plan, &groups[count], row, end);
+        if (plan->in_place && !lies_in_lines(plan, &groups[count])) return count ? count : 1;
         row = end;
     }
     return count;
@@ -82,8 +83,8 @@ INLINE struct chain chain_of_short_rows(const struct plan *plan, const struct gr
     strip.shift = group->shift;
     strip.row_max = group->row_max;
     strip.x = strip.e = strip_memory(plan, scratch, STRIP_X);
-    return any_lane(group->clamped) ? vertical_chain(&strip, 0, 1, mode, lines)
-                                    : vertical_chain(&strip, 0, 1, mode | UNCLAMPED, lines);
+    return any_lane(group->clamped) ? vertical_chain(strip, mode, lines)
+                                    : vertical_chain(strip, mode | UNCLAMPED, lines);
 }
 
 /* As sum_batch for rows of one chain; `mode` is a constant. */
@@ -157,6 +158,28 @@ static struct lines_ahead lines_of_next_batch(const struct plan *plan, const str
     return lines;
 }
 
+/* Groups that lie in lines. */
+static void run_long_columns(const struct plan *plan, struct group *groups, ptrdiff_t count, real *losses,
+                             void *scratch)
+{
+    struct extremes extremes[BATCH_GROUPS];
+    struct row_sums of_block[BATCH_GROUPS];
+    extremes_of_columns(groups, count, 0, plan->job->n, extremes);
+    end_max_batch(plan, groups, count, extremes);
+    for (ptrdiff_t block = 0; block < plan->blocks; block++) {
+        sums_of_long_columns(plan, groups, count, block, of_block, scratch);
+        for (ptrdiff_t g = 0; g < count; g++)
+            groups[g].sums = block ? add_sums(groups[g].sums, of_block[g]) : of_block[g];
+    }
+    end_groups(plan, groups, count, losses);
+    if (!writes_elements(plan)) return;
+    write_columns(plan, groups, count, 0, plan->job->n);
+    for (ptrdiff_t g = 0; g < count; g++) {
+        if (last_step_of_group(plan, &groups[g]) == COPY) write_blocks(plan, &groups[g], scratch);
+        else if (plan->operation == FSM_CROSS_ENTROPY) write_at_label_of_rows(&groups[g]);
+    }
+}
+
 /* In place of the mode of a short row's one chain, where that is no constant. */
 #define ANY_MODE (-1)
 
@@ -170,6 +193,10 @@ INLINE ptrdiff_t run_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t l
     /* Between panels there is one group at a time that is not whole. */
     ptrdiff_t count = begin_batch(plan, groups, plan->panel_groups ? 1 : plan->batch_groups, first, last);
     ptrdiff_t end = groups[count - 1].first_row + groups[count - 1].count;
+    if (plan->in_place && lies_in_lines(plan, groups)) {
+        run_long_columns(plan, groups, count, losses, scratch);
+        return end;
+    }
     for (ptrdiff_t g = 0; g < count; g++) {
         void *strips = group_scratch(plan, scratch, g);
         if (in_scratch) extremes[g] = read_strip_in_scratch(plan, &groups[g], strips);
@@ -279,7 +306,7 @@ INLINE void known_rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last,
     } else {
         known.skew = known.panel_groups = 0;
     }
-    known.is_scaled = known.is_weighted = known.has_dense_targets = known.streamed = 0;
+    known.in_place = known.is_scaled = known.is_weighted = known.has_dense_targets = known.streamed = 0;
     for (ptrdiff_t row = first; row < last;) {
         real *losses_from = losses ? losses + (row - first) : NULL;
         ptrdiff_t groups = kind == PANELS ? groups_of_panel(&known, row, last) : 0;

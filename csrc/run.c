@@ -42,6 +42,11 @@
 #define GROUP_BYTES ((ptrdiff_t)32768)
 /* The same where exponentials wait and groups do not overlap (with 64 MB of output 64 KiB take 1.25 times as long). */
 #define WAITING_BYTES ((ptrdiff_t)16384)
+/* Columns side by side from which they go in vertical groups though most lanes may be idle; fewer, if they are too long
+ * to be transposed, go horizontally, copied one by one. Vertical against horizontal, columns of 300 to 2000: two 1.3 to
+ * 2 (0.9 with vectors of 32 bytes), three 0.6 to 1.0; of 20,000: three 1.3, four 0.6 to 1.0. */
+#define FEWEST_COLUMNS ((ptrdiff_t)3)
+#define FEWEST_LONG_COLUMNS ((ptrdiff_t)4)
 /* Bytes of the strips of a batch of short rows: with what is written they fill a first-level cache. */
 #define BATCH_BYTES ((ptrdiff_t)16384)
 /* Bytes of the longest rows that are fetched into the cache ahead of their turn, where groups do not overlap. */
@@ -59,11 +64,11 @@ static ptrdiff_t most(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
 static ptrdiff_t at_least_one(ptrdiff_t value) { return most(value, 1); }
 
 /* Neighbouring rows lie one element apart, so that a vector takes an element of each. */
-static int are_columns(const struct fsm_job *job, const struct fsm_operand *operand, ptrdiff_t lanes)
+static int are_columns(const struct fsm_job *job, const struct fsm_operand *operand)
 {
-    ptrdiff_t itemsize = itemsize_of(job);
+    ptrdiff_t itemsize = itemsize_of(job), fewest = job->n <= BLOCK ? FEWEST_COLUMNS : FEWEST_LONG_COLUMNS;
     int last = job->dimensions - 1;
-    return operand->axis_stride != itemsize && operand->strides[last] == itemsize && job->shape[last] >= lanes / 2;
+    return operand->axis_stride != itemsize && operand->strides[last] == itemsize && job->shape[last] >= fewest;
 }
 
 /* Every line of a panel begins as its first one does, relative to a line of the cache. */
@@ -87,16 +92,35 @@ static int are_fetched_ahead(const struct fsm_job *job, ptrdiff_t strip_bytes, p
            line_bytes >= FETCHED_LINE_BYTES && job->n * most(line_bytes, lines_apart) <= 4 * CACHE_WAY_BYTES;
 }
 
+/* Nothing but exponentials are summed, of logits that are read where they lie. */
+static int sums_exponentials_alone(const struct plan *plan)
+{
+    switch (plan->operation) {
+    case FSM_SOFTMAX:
+    case FSM_LOG_SOFTMAX:
+    case FSM_SELECT: return 1;
+    case FSM_LOGSUMEXP: return !plan->is_weighted;
+    case FSM_CROSS_ENTROPY: return !plan->has_dense_targets;
+    default: return 0;
+    }
+}
+
 static void plan_vertical(struct plan *plan, const struct kernels *kernels, int columns, int threads)
 {
     const struct fsm_job *job = plan->job;
     const struct fsm_operand *out = &job->operands[FSM_OUT];
     ptrdiff_t itemsize = itemsize_of(job), groups = (job->rows - 1) / kernels->lanes + 1;
     plan->group_rows = kernels->lanes;
-    if (job->n > BLOCK) return;
+    if (job->n > BLOCK) {
+        plan->in_place = columns && sums_exponentials_alone(plan);
+        /* As many side by side as wait in the caches, but as many for each thread. */
+        ptrdiff_t batches = round_up((groups - 1) / BATCH_GROUPS + 1, threads);
+        if (plan->in_place) plan->batch_groups = (groups - 1) / batches + 1;
+        return;
+    }
     plan->batch_groups = at_least_one(least(least(BATCH_BYTES / plan->strip_bytes, BATCH_GROUPS), groups));
     if (!columns || plan->is_weighted || job->shape[job->dimensions - 1] < 2 * kernels->lanes) return;
-    plan->writes_panels = writes_elements(plan) && are_columns(job, out, kernels->lanes);
+    plan->writes_panels = writes_elements(plan) && are_columns(job, out);
     /* As wide as memory and cache allow, but two panels or more for each thread, and as many for each thread unless
      * they had fewer than NARROW_PANEL groups then. */
     ptrdiff_t line_groups = PANEL_LINE_BYTES / (kernels->lanes * itemsize);
@@ -120,19 +144,6 @@ static void plan_vertical(struct plan *plan, const struct kernels *kernels, int 
 static int exponentials_wait(enum fsm_operation operation)
 {
     return operation == FSM_SOFTMAX || operation == FSM_CROSS_ENTROPY;
-}
-
-/* Nothing but exponentials are summed, of logits that are read where they lie. */
-static int sums_exponentials_alone(const struct plan *plan)
-{
-    switch (plan->operation) {
-    case FSM_SOFTMAX:
-    case FSM_LOG_SOFTMAX:
-    case FSM_SELECT: return 1;
-    case FSM_LOGSUMEXP: return !plan->is_weighted;
-    case FSM_CROSS_ENTROPY: return !plan->has_dense_targets;
-    default: return 0;
-    }
 }
 
 static void plan_horizontal(struct plan *plan, const struct kernels *kernels, int threads)
@@ -187,16 +198,19 @@ static void make_plan(struct plan *plan, const struct fsm_job *job, const struct
     plan->has_dense_targets =
         job->operation == FSM_CROSS_ENTROPY && (has(plan, FSM_SECOND) || job->label_smoothing != 0);
     plan->blocks = (job->n + BLOCK - 1) / BLOCK;
-    plan->streamed = plan->overlaps = plan->writes_panels = plan->streams_panels = plan->fetches_panels = 0;
+    plan->in_place = plan->overlaps = plan->streamed = 0;
+    plan->writes_panels = plan->streams_panels = plan->fetches_panels = 0;
     plan->skew = plan->ahead = plan->panel_groups = 0;
     plan->batch_groups = 1;
-    int columns = are_columns(job, &job->operands[FSM_X], kernels->lanes);
+    int columns = are_columns(job, &job->operands[FSM_X]);
     plan->vertical = columns || are_transposed(plan, kernels);
     plan->strip_bytes = round_up(length * (plan->vertical ? kernels->lanes : 1) * itemsize, ALIGNMENT) + ALIGNMENT;
     plan->group_scratch_bytes = WHOLE_ROWS * plan->strip_bytes;
     if (plan->vertical) plan_vertical(plan, kernels, columns, threads);
     else plan_horizontal(plan, kernels, threads);
-    plan->scratch_bytes = most(plan->batch_groups, plan->panel_groups) * plan->group_scratch_bytes;
+    /* In place there is a group at a time in scratch memory, or the chains of all. */
+    plan->scratch_bytes =
+        plan->group_scratch_bytes * (plan->in_place ? 1 : most(plan->batch_groups, plan->panel_groups));
     plan->waiting_bytes =
         plan->streamed && exponentials_wait(job->operation) ? round_up(job->n * itemsize, ALIGNMENT) + ALIGNMENT : 0;
 }
@@ -327,13 +341,15 @@ static ptrdiff_t reserve(struct arena *arena, ptrdiff_t count, ptrdiff_t bytes)
 }
 
 /* A few short rows would leave half of the widest vectors' lanes idle: 8 rows of 100 float32 take 0.76 of the time
- * with half the width. (A single one does not go by lanes: see are_transposed.) */
+ * with half the width. (A single one does not go by lanes: see are_transposed.) So would as few columns: 8 of 1000
+ * float32 0.7. */
 static const struct kernels *kernels_for(const struct fsm_job *job)
 {
     int is_double = job->is_double != 0;
     const struct kernels *narrow = narrow_kernels[is_double];
-    int are_few = job->rows > 1 && job->rows <= narrow->lanes && job->n < narrow->short_row;
-    return are_few ? narrow : chosen_kernels[is_double];
+    int are_few = job->rows > 1 && job->rows <= narrow->lanes;
+    int are_vertical = job->n < narrow->short_row || are_columns(job, &job->operands[FSM_X]);
+    return are_few && are_vertical ? narrow : chosen_kernels[is_double];
 }
 
 enum fsm_status fsm_run(struct fsm_job *job)

@@ -1,5 +1,6 @@
-/* The second phase: sums over a strip, which is reals in a row, a whole number of vectors long in a vertical
- * group (step i holds element i of every lane's row), any length in a horizontal one.
+/* The second phase: sums over a strip. In a horizontal group that is a row's reals, any number of them; in a vertical
+ * one vectors, of which number i holds element i of every lane's row: one after the other in scratch memory, a line
+ * apart where columns stay in their place.
  *
  * The order of a row's sum. It depends on n alone, so that every group, instruction set,
  * layout and thread count gives the same bits:
@@ -7,7 +8,7 @@
  *   otherwise, in each block: CHAINS chains, chain c taking elements c, c + CHAINS, ...;
  *   their totals are added in halves (c with c + CHAINS/2, and so on), then block by block.
  * A horizontal group keeps CHAINS chains in CHAINS / LANES vectors; a vertical one runs
- * them one after the other. */
+ * them one after the other, in all of the strip or in each part of it. */
 #ifndef FASTSOFTMAX_SUMS_H
 #define FASTSOFTMAX_SUMS_H
 
@@ -56,6 +57,11 @@ struct sum_strips {
     ptrdiff_t length; /* elements of a row */
     ptrdiff_t ahead;  /* reals from x to the row of the next group, for horizontal strips that are no copies */
     struct lines_ahead *lines; /* for vertical strips; NULL for none */
+    /* Of a vertical strip: reals from an element of x, and of e, to the next one: LANES in scratch memory. */
+    ptrdiff_t x_step, e_step;
+    /* Where the chains of a vertical strip wait that comes in parts, and which part of it this is; NULL: all of it. */
+    struct chain *chains;
+    int is_first, is_last;
     ptrdiff_t first, end;
     const real *x[LANES], *second; /* second: where there is one strip */
     real *e[LANES];
@@ -65,7 +71,7 @@ struct sum_strips {
 
 /* One of them. */
 struct sum_strip {
-    ptrdiff_t length, ahead;
+    ptrdiff_t length, ahead, x_step, e_step;
     const real *x, *second;
     real *e;
     struct exp_shift shift;
@@ -247,6 +253,20 @@ INLINE struct chain new_chain(int mode)
     return (struct chain){splat(mode & KEEP_MAX_OUT ? 0 : 2 * SUM_SCALE), splat(0), 0, (ivec){0}, splat(0), none, none};
 }
 
+/* What the mode sums of it. */
+INLINE void copy_chain(struct chain *to, const struct chain *from, int mode)
+{
+    to->sum = from->sum;
+    to->compensation = from->compensation;
+    if (mode & KEEP_MAX_OUT) {
+        to->steps = from->steps;
+        to->kept = from->kept;
+    }
+    if (mode & WEIGHTED) to->weighted_ties = from->weighted_ties;
+    if (mode & (WEIGHTED | TARGETS | PRODUCTS)) to->cost = from->cost;
+    if (mode & (TARGETS | PRODUCTS)) to->mass = from->mass;
+}
+
 INLINE struct pair sum_of_chain(vec sum, vec compensation, int mode)
 {
     return two_sum(mode & KEEP_MAX_OUT ? sum : sum - splat(2 * SUM_SCALE), compensation);
@@ -266,12 +286,11 @@ INLINE struct row_sums chain_total(struct chain chain, int mode)
 /* In the loops below a step is begun while the one before it is summed: together they are a longer chain of operations
  * than a processor looks ahead. The last step is followed by itself, unused. */
 
-/* The chain of a vertical strip that starts at step `first` and takes each `stride`-th. With each step the next of the
+/* To the chain of a vertical strip what it takes from step `first` on, each `stride`-th. With each step the next of the
  * lines ahead is asked for, if there are any. */
-INLINE struct chain vertical_chain(const struct sum_strip *strip, ptrdiff_t first, ptrdiff_t stride, int mode,
-                                   struct lines_ahead *lines)
+INLINE struct chain with_vertical_steps(struct chain chain, const struct sum_strip *strip, ptrdiff_t first,
+                                        ptrdiff_t stride, int mode, struct lines_ahead *lines)
 {
-    struct chain chain = new_chain(mode);
     lane_mask all = first_lanes(LANES);
     if (mode & PRODUCTS) {
         for (ptrdiff_t i = first; i < strip->length; i += stride) {
@@ -279,12 +298,12 @@ INLINE struct chain vertical_chain(const struct sum_strip *strip, ptrdiff_t firs
             whole_step(&chain, strip, i * LANES, mode);
         }
     } else if (first < strip->length) {
-        struct step step = read_step(strip, first * LANES, all, 1, mode);
+        struct step step = read_step(strip, first * strip->x_step, all, 1, mode);
         for (ptrdiff_t i = first; i < strip->length; i += stride) {
             ptrdiff_t following = i + stride < strip->length ? i + stride : i;
-            struct step next = read_step(strip, following * LANES, all, 1, mode);
+            struct step next = read_step(strip, following * strip->x_step, all, 1, mode);
             if (lines) prefetch_line(lines);
-            add_step(&chain, strip, step, i * LANES, all, 1, mode);
+            add_step(&chain, strip, step, i * strip->e_step, all, 1, mode);
             step = next;
         }
     }
@@ -323,15 +342,15 @@ INLINE ptrdiff_t horizontal_chains(struct chain chains[], const struct sum_strip
     return i;
 }
 
-INLINE struct row_sums vertical_sums(const struct sum_strip *strip, int is_short, int mode, struct lines_ahead *lines)
+/* The totals of the CHAINS chains of a vertical strip. */
+INLINE struct row_sums sum_of_chains(const struct chain chains[], int mode)
 {
-    if (is_short) return chain_total(vertical_chain(strip, 0, 1, mode, lines), mode);
     int has_costs = mode & (TARGETS | PRODUCTS);
     struct pair totals[CHAINS], costs[CHAINS], masses[CHAINS];
     vec ties[CHAINS]; /* of weighted sums alone: others are whole numbers, whose order changes no bit */
     struct row_sums sums = {.ties = splat(0)};
     for (ptrdiff_t c = 0; c < CHAINS; c++) {
-        struct row_sums of_chain = chain_total(vertical_chain(strip, c, CHAINS, mode, lines), mode);
+        struct row_sums of_chain = chain_total(chains[c], mode);
         totals[c] = of_chain.total;
         if (mode & WEIGHTED) ties[c] = of_chain.ties;
         else sums.ties += of_chain.ties;
@@ -357,6 +376,31 @@ INLINE struct row_sums vertical_sums(const struct sum_strip *strip, int is_short
         sums.mass = masses[0];
     }
     return sums;
+}
+
+/* The one chain of a vertical strip in scratch memory. */
+INLINE struct chain vertical_chain(struct sum_strip strip, int mode, struct lines_ahead *lines)
+{
+    strip.x_step = strip.e_step = LANES;
+    return with_vertical_steps(new_chain(mode), &strip, 0, 1, mode, lines);
+}
+
+/* Of all its parts when this is the last one. */
+INLINE struct row_sums vertical_sums(const struct sum_strips *strips, const struct sum_strip *strip, int mode)
+{
+    if (strips->is_short) return chain_total(vertical_chain(*strip, mode, strips->lines), mode);
+    struct chain of_whole_strip[CHAINS], *chains = strips->chains ? strips->chains : of_whole_strip;
+    int is_first = !strips->chains || strips->is_first, is_last = !strips->chains || strips->is_last;
+    struct lines_ahead lines, *lines_or_none = strips->lines ? &lines : NULL;
+    if (strips->lines) lines = *strips->lines;
+    for (ptrdiff_t c = 0; c < CHAINS; c++) {
+        struct chain chain = new_chain(mode);
+        if (!is_first) copy_chain(&chain, &chains[c], mode);
+        chain = with_vertical_steps(chain, strip, c, CHAINS, mode, lines_or_none);
+        copy_chain(&chains[c], &chain, mode);
+    }
+    if (strips->lines) *strips->lines = lines;
+    return is_last ? sum_of_chains(chains, mode) : (struct row_sums){0};
 }
 
 /* A single short row's one chain, of which a vertical group would use one lane: its exponentials a
@@ -441,6 +485,8 @@ INLINE struct sum_strip strip_of(const struct sum_strips *strips, ptrdiff_t s, i
     struct sum_strip strip;
     strip.length = strips->length;
     strip.ahead = strips->ahead;
+    strip.x_step = strips->x_step;
+    strip.e_step = strips->e_step;
     strip.x = strips->x[s];
     if (mode & STORE) strip.e = strips->e[s];
     if (mode & (TARGETS | WEIGHTED | PRODUCTS)) strip.second = strips->second;
@@ -455,7 +501,7 @@ INLINE void sums_of_strips(const struct sum_strips *strips, struct row_sums sums
     for (ptrdiff_t s = strips->first; s < strips->end; s++) {
         struct sum_strip strip = strip_of(strips, s, mode);
         struct row_sums found;
-        if (strips->vertical) found = vertical_sums(&strip, strips->is_short, mode, strips->lines);
+        if (strips->vertical) found = vertical_sums(strips, &strip, mode);
         else if (strips->is_short && !(mode & ~SINGLE_ROW_MODES)) found = short_horizontal_sums(&strip, mode);
         else found = horizontal_sums(&strip, mode, NULL, no_writing);
         sums[s].total = found.total;
@@ -466,6 +512,8 @@ INLINE void sums_of_strips(const struct sum_strips *strips, struct row_sums sums
         }
     }
 }
+
+typedef void sums_function(const struct sum_strips *strips, struct row_sums sums[]);
 
 /* The same of horizontal strips of SHORT_ROW elements or more, without a temperature or a second operand. */
 INLINE void sums_with_alongside(const struct sum_strips *strips, struct row_sums sums[],
