@@ -30,6 +30,9 @@ struct group {
     vec at_label; /* of the gradient */
     struct pair upstream, slope; /* the gradient is slope * p - upstream * t */
 };
+/* Else one field of all the groups of a batch would lie in one set of the first cache, and a load wait for the store to
+ * another group's (measured: logsumexp of 3 classes takes 1.2 times as long). */
+_Static_assert(sizeof(struct group) % 4096 != 0, "groups lie a multiple of 4096 bytes apart");
 
 /* The sum's logarithm is wanted, so the max is kept out of it. */
 INLINE int keeps_max_out(const struct plan *plan)
@@ -147,7 +150,7 @@ static void point_to_rows(const struct plan *plan, struct group *group, enum fsm
     int inner = job->dimensions - 1;
     rows->axis_stride = operand->axis_stride;
     rows->row_stride = operand->strides[inner];
-    rows->count = group->count;
+    rows->count = (int)group->count;
     rows->first = operand->data + row_offset(job, operand, group->first_row);
     rows->is_regular =
         group->count == LANES && (inner == 0 || group->first_row % job->shape[inner] + LANES <= job->shape[inner]);

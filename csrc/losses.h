@@ -42,10 +42,12 @@ static void read_labels(const struct plan *plan, struct group *group)
         labels[lane] = read_label(row_start(rows, lane), type)
     WITH_CONSTANT_TYPE(job->label_type, READ);
 #undef READ
+    /* A label of -1 is no class. */
+    int64_t ignored = job->has_ignore_index ? job->ignore_index : -1, classes = job->n;
     for (ptrdiff_t lane = 0; lane < group->count; lane++) {
         /* Labels were checked before; one that has been changed since is ignored. */
-        if (is_ignored(job, labels[lane]) || !is_class(job, labels[lane])) continue;
-        group->label[lane] = (ptrdiff_t)labels[lane];
+        int counts = labels[lane] != ignored && (uint64_t)labels[lane] < (uint64_t)classes;
+        group->label[lane] = counts ? (ptrdiff_t)labels[lane] : -1;
     }
 }
 
@@ -63,7 +65,6 @@ static void read_label_logits(struct group *group)
 static void read_targets(const struct plan *plan, struct group *group)
 {
     const real *class_weight = plan->job->class_weight;
-    int has_labels = has(plan, FSM_LABELS);
     read_labels(plan, group);
     int alike = !class_weight && !has(plan, FSM_SAMPLE_WEIGHT) && !has(plan, FSM_GRAD_LOSS);
     if (alike) {
@@ -73,15 +74,16 @@ static void read_targets(const struct plan *plan, struct group *group)
         group->upstream = (struct pair){splat(group->upstream.high[0]), splat(group->upstream.low[0])};
     } else {
         group->weight = group->target = group->upstream.high = group->upstream.low = splat(0);
-    }
-    for (ptrdiff_t lane = 0; lane < group->count; lane++) {
-        ptrdiff_t label = group->label[lane];
-        if (has_labels && label < 0) {
-            group->weight[lane] = group->target[lane] = 0;
-            group->upstream.high[lane] = group->upstream.low[lane] = 0;
-        } else if (!alike) {
-            set_row_factors(plan, group, lane, class_weight && has_labels ? (double)class_weight[label] : 1);
+        for (ptrdiff_t lane = 0; lane < group->count; lane++) {
+            ptrdiff_t label = group->label[lane];
+            set_row_factors(plan, group, lane, class_weight && label >= 0 ? (double)class_weight[label] : 1);
         }
+    }
+    if (!has(plan, FSM_LABELS)) return;
+    for (ptrdiff_t lane = 0; lane < group->count; lane++) {
+        if (group->label[lane] >= 0) continue;
+        group->weight[lane] = group->target[lane] = 0;
+        group->upstream.high[lane] = group->upstream.low[lane] = 0;
     }
 }
 

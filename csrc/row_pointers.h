@@ -8,8 +8,8 @@
 struct row_pointers {
     char *first;
     ptrdiff_t row_stride, axis_stride;
-    ptrdiff_t count; /* of rows */
-    int is_regular; /* LANES rows, each row_stride bytes after the one before it */
+    int count;         /* of rows */
+    int is_regular;    /* LANES rows, each row_stride bytes after the one before it */
     char *lane[LANES]; /* otherwise; past the last row a vertical group repeats it */
 };
 

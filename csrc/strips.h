@@ -53,34 +53,41 @@ NOT_INLINE void scatter_rows(const struct row_pointers *rows, ptrdiff_t count, p
     }
 }
 
-/* A strip (of a horizontal group, that of row number `strip`) in scratch. */
-static void copy_strip(const struct row_pointers *rows, int vertical, ptrdiff_t strip, ptrdiff_t first,
-                       ptrdiff_t length, real *scratch)
+/* Elements of one row, `stride` bytes apart, to a strip. */
+NOT_INLINE void gather_row(const char *from, ptrdiff_t stride, ptrdiff_t length, real *strip)
 {
-    if (vertical) {
-        gather_rows(rows, first, length, scratch);
-        return;
-    }
-    const char *from = row_start(rows, strip) + first * rows->axis_stride;
-    ptrdiff_t i = 0, stride = rows->axis_stride;
+    ptrdiff_t i = 0;
     /* One of two columns, or of the parts of complex numbers. What is read of the other one is not used. */
     for (; stride == 2 * (ptrdiff_t)sizeof(real) && i + LANES < length; i += LANES) {
         const real *pairs = (const real *)(const void *)(from + i * stride);
         vec both[2] = {load(pairs), load(pairs + LANES)};
         unzip(both, 2);
-        store(scratch + i, both[0]);
+        store(strip + i, both[0]);
     }
     /* A loop of two instructions runs at half of its speed where it lies badly. */
 #pragma GCC unroll 8
-    for (; i < length; i++) scratch[i] = *(const real *)(const void *)(from + i * stride);
+    for (; i < length; i++) strip[i] = *(const real *)(const void *)(from + i * stride);
 }
 
-/* A readable strip: the memory itself where a row lies in order, else a copy in scratch. */
+/* The way back. */
+NOT_INLINE void scatter_row(char *to, ptrdiff_t stride, ptrdiff_t length, const real *strip)
+{
+#pragma GCC unroll 8
+    for (ptrdiff_t i = 0; i < length; i++) *(real *)(void *)(to + i * stride) = strip[i];
+}
+
+/* A strip (of a horizontal group, that of row number `strip`) to read: the memory itself where a row lies in order,
+ * else a copy in scratch. */
 INLINE const real *read_strip(const struct row_pointers *rows, int vertical, ptrdiff_t strip, ptrdiff_t first,
                               ptrdiff_t length, real *scratch)
 {
-    if (!vertical && has_unit_stride(rows)) return element(rows, strip, first);
-    copy_strip(rows, vertical, strip, first, length, scratch);
+    if (vertical) {
+        gather_rows(rows, first, length, scratch);
+        return scratch;
+    }
+    real *start = element(rows, strip, first);
+    if (has_unit_stride(rows)) return start;
+    gather_row((const char *)start, rows->axis_stride, length, scratch);
     return scratch;
 }
 
@@ -95,11 +102,8 @@ INLINE void write_strip(const struct row_pointers *rows, int vertical, ptrdiff_t
                         ptrdiff_t first, ptrdiff_t length, const real *from)
 {
     if (vertical) scatter_rows(rows, count, first, length, from);
-    else if (!has_unit_stride(rows)) {
-        char *to = row_start(rows, strip) + first * rows->axis_stride;
-#pragma GCC unroll 8
-        for (ptrdiff_t i = 0; i < length; i++) *(real *)(void *)(to + i * rows->axis_stride) = from[i];
-    }
+    else if (!has_unit_stride(rows))
+        scatter_row((char *)element(rows, strip, first), rows->axis_stride, length, from);
 }
 
 #endif

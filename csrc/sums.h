@@ -349,6 +349,7 @@ INLINE struct row_sums sum_of_chains(const struct chain chains[], int mode)
     struct pair totals[CHAINS], costs[CHAINS], masses[CHAINS];
     vec ties[CHAINS]; /* of weighted sums alone: others are whole numbers, whose order changes no bit */
     struct row_sums sums = {.ties = splat(0)};
+#pragma GCC unroll 1
     for (ptrdiff_t c = 0; c < CHAINS; c++) {
         struct row_sums of_chain = chain_total(chains[c], mode);
         totals[c] = of_chain.total;
@@ -360,6 +361,7 @@ INLINE struct row_sums sum_of_chains(const struct chain chains[], int mode)
         }
     }
     for (ptrdiff_t half = CHAINS / 2; half > 0; half /= 2) {
+#pragma GCC unroll 1
         for (ptrdiff_t c = 0; c < half; c++) {
             totals[c] = add_pairs(totals[c], totals[c + half]);
             if (mode & WEIGHTED) ties[c] += ties[c + half];
