@@ -25,7 +25,7 @@ struct group {
     int certain;        /* whether any row may have a probability of 1: see end_softmax */
     vec certain_above;  /* probabilities above it are 1 */
     /* The losses' own: see losses.h. */
-    ptrdiff_t label[LANES];
+    int64_t label[LANES];
     vec weight, target, label_logit;
     vec at_label; /* of the gradient */
     struct pair upstream, slope; /* the gradient is slope * p - upstream * t */

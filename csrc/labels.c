@@ -51,9 +51,12 @@ static inline ptrdiff_t count_labels_of_type(const struct fsm_job *job, enum fsm
 
 static ptrdiff_t count_labels(const struct fsm_job *job)
 {
-#define COUNT(type) return count_labels_of_type(job, type)
-    WITH_CONSTANT_TYPE(job->label_type, COUNT);
-#undef COUNT
+    /* A constant for the commonest types: the loop over labels then asks but once. */
+    switch (job->label_type) {
+    case FSM_INT64: return count_labels_of_type(job, FSM_INT64);
+    case FSM_INT32: return count_labels_of_type(job, FSM_INT32);
+    default: return count_labels_of_type(job, job->label_type);
+    }
 }
 
 /* One row more: its labels, where there are any, and its weight. Returns whether all is right. */

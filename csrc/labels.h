@@ -33,14 +33,6 @@ static inline ptrdiff_t label_bytes(enum fsm_label_type type)
     }
 }
 
-/* CALL(type) with a constant for the commonest types: a loop over labels then asks but once. */
-#define WITH_CONSTANT_TYPE(type, CALL)                                                             \
-    do {                                                                                           \
-        if ((type) == FSM_INT64) CALL(FSM_INT64);                                                  \
-        else if ((type) == FSM_INT32) CALL(FSM_INT32);                                             \
-        else CALL(type);                                                                           \
-    } while (0)
-
 static inline int is_class(const struct fsm_job *job, int64_t label)
 {
     return (uint64_t)label < (uint64_t)job->n;

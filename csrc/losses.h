@@ -29,26 +29,48 @@ static void set_row_factors(const struct plan *plan, struct group *group, ptrdif
     group->upstream.low[lane] = (real)((upstream - (double)(real)upstream) + lost);
 }
 
-/* The rows' labels; -1 for rows that are ignored, and with no labels at all. */
+typedef int64_t label_vec __attribute__((vector_size(VECTOR_BYTES)));
+typedef uint64_t unsigned_label_vec __attribute__((vector_size(VECTOR_BYTES)));
+typedef int64_t labels_of_8_bytes __attribute__((vector_size(VECTOR_BYTES), aligned(8), may_alias));
+typedef int32_t labels_of_4_bytes __attribute__((vector_size(VECTOR_BYTES / 2), aligned(4), may_alias));
+#define LABEL_LANES ((ptrdiff_t)(VECTOR_BYTES / sizeof(int64_t)))
+
+/* -1, all bits set, where a label is `ignored` or no class. */
+INLINE label_vec counted_labels(label_vec label, int64_t ignored, int64_t classes)
+{
+    label_vec is_ignored = (label_vec)(label == ignored);
+    return label | is_ignored | (label_vec)((unsigned_label_vec)label >= (uint64_t)classes);
+}
+
+/* The rows' labels; -1 for rows that are ignored, and with no labels at all. Labels were checked before; one that has
+ * been changed since is ignored. */
 static void read_labels(const struct plan *plan, struct group *group)
 {
     const struct fsm_job *job = plan->job;
     const struct row_pointers *rows = &group->rows[FSM_LABELS];
-    int64_t labels[LANES];
     for (ptrdiff_t lane = 0; lane < LANES; lane++) group->label[lane] = -1;
     if (!has(plan, FSM_LABELS)) return;
-#define READ(type)                                                                                 \
-    for (ptrdiff_t lane = 0; lane < group->count; lane++)                                          \
-        labels[lane] = read_label(row_start(rows, lane), type)
-    WITH_CONSTANT_TYPE(job->label_type, READ);
-#undef READ
-    /* A label of -1 is no class. */
-    int64_t ignored = job->has_ignore_index ? job->ignore_index : -1, classes = job->n;
-    for (ptrdiff_t lane = 0; lane < group->count; lane++) {
-        /* Labels were checked before; one that has been changed since is ignored. */
-        int counts = labels[lane] != ignored && (uint64_t)labels[lane] < (uint64_t)classes;
-        group->label[lane] = counts ? (ptrdiff_t)labels[lane] : -1;
+    int64_t ignored = job->has_ignore_index ? job->ignore_index : -1, classes = job->n; /* -1 is no class */
+    enum fsm_label_type type = job->label_type;
+    int side_by_side = rows->is_regular && rows->row_stride == label_bytes(type);
+    /* One at a time they would be read as vectors soon after they were stored singly, for which the CPU waits. */
+#define READ_VECTORS(labels_of_some_bytes)                                                         \
+    for (ptrdiff_t v = 0; v < LANES / LABEL_LANES; v++) {                                          \
+        labels_of_some_bytes labels = ((const labels_of_some_bytes *)(const void *)rows->first)[v]; \
+        label_vec label = counted_labels(__builtin_convertvector(labels, label_vec), ignored, classes); \
+        __builtin_memcpy(group->label + v * LABEL_LANES, &label, sizeof label);                    \
     }
+    if (side_by_side && type == FSM_INT64) {
+        READ_VECTORS(labels_of_8_bytes)
+    } else if (side_by_side && type == FSM_INT32) {
+        READ_VECTORS(labels_of_4_bytes)
+    } else {
+        for (ptrdiff_t lane = 0; lane < group->count; lane++) {
+            int64_t label = read_label(row_start(rows, lane), type);
+            if (!is_ignored(job, label) && is_class(job, label)) group->label[lane] = label;
+        }
+    }
+#undef READ_VECTORS
 }
 
 /* The logits there, once the max has been found: the rows are in the caches then. */
