@@ -16,7 +16,7 @@ struct group {
     struct row_pointers rows[FSM_OPERANDS];
     vec temperature, row_max;
     struct exp_shift shift;
-    lane_mask clamped;          /* see needs_clamp */
+    lane_mask clamped;          /* see set_shift */
     struct exponential largest; /* of row_max */
     struct row_sums sums;
     struct pair rest; /* the sum without the largest exponentials, in units of one of them */
@@ -29,6 +29,7 @@ struct group {
     vec weight, target, label_logit;
     vec at_label; /* of the gradient */
     struct pair upstream, slope; /* the gradient is slope * p - upstream * t */
+    vec unused;                  /* for the size */
 };
 /* Else one field of all the groups of a batch would lie in one set of the first cache, and a load wait for the store to
  * another group's (measured: logsumexp of 3 classes takes 1.2 times as long). */
@@ -200,8 +201,11 @@ static void begin_rows(const struct plan *plan, struct group *group, ptrdiff_t f
     for (unsigned left = plan->operands; left; left &= left - 1)
         point_to_rows(plan, group, (enum fsm_operand_name)__builtin_ctz(left));
     if (!plan->is_scaled) return;
-    group->temperature = splat(1);
-    for (ptrdiff_t lane = 0; lane < group->count; lane++)
+    /* One for all, as a rule; and for lanes without a row. */
+    group->temperature = splat(temperature_of(row_double(group, plan, FSM_TEMPERATURE, 0)));
+    const struct row_pointers *temperatures = &group->rows[FSM_TEMPERATURE];
+    if (temperatures->is_regular && temperatures->row_stride == 0) return;
+    for (ptrdiff_t lane = 1; lane < group->count; lane++)
         group->temperature[lane] = temperature_of(row_double(group, plan, FSM_TEMPERATURE, lane));
 }
 

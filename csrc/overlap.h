@@ -21,6 +21,10 @@ OVERLAPPED_FUNCTIONS(log_beside_none, KEEP_MAX_OUT, COPY, 0)
 OVERLAPPED_FUNCTIONS(log_beside_log, KEEP_MAX_OUT, TO_LOG, 0)
 OVERLAPPED_FUNCTIONS(log_store_beside_none, KEEP_MAX_OUT | STORE, COPY, 0)
 OVERLAPPED_FUNCTIONS(log_store_beside_scale, KEEP_MAX_OUT | STORE, SCALE, 0)
+/* With a temperature, clamped or not. */
+OVERLAPPED_FUNCTION(store_scaled_beside_none, STORE | SCALED, COPY, 0)
+OVERLAPPED_FUNCTION(store_scaled_beside_scale, STORE | SCALED, SCALE, 0)
+OVERLAPPED_FUNCTION(log_scaled_beside_none, KEEP_MAX_OUT | SCALED, COPY, 0)
 #if HAS_STREAMS
 OVERLAPPED_FUNCTIONS(store_beside_scale_streamed, STORE, SCALE, 1)
 OVERLAPPED_FUNCTIONS(store_beside_scale_or_one_streamed, STORE, SCALE_OR_ONE, 1)
@@ -33,6 +37,8 @@ typedef void overlapped_function(const struct sum_strips *strips, struct row_sum
 
 static overlapped_function *overlapped_function_of(const struct plan *plan, enum last_step last, int are_unclamped)
 {
+    if (plan->is_scaled && keeps_max_out(plan)) return log_scaled_beside_none;
+    if (plan->is_scaled) return last == COPY ? store_scaled_beside_none : store_scaled_beside_scale;
 #define EITHER(name) (are_unclamped ? name##_unclamped : name)
 #if HAS_STREAMS
     if (plan->streamed && last != COPY) {
@@ -98,6 +104,7 @@ static void overlapped_phases(const struct plan *plan, const struct group *previ
 {
     int writes = previous && writes_elements(plan);
     enum last_step last = writes && previous->count == group->count ? last_step_of_group(plan, previous) : COPY;
+    if (plan->is_scaled && last == SCALE_OR_ONE) last = COPY; /* seldom enough for a function less */
     int writes_labels = last == SCALE && plan->operation == FSM_CROSS_ENTROPY;
     /* With the gradient at its label in place: a line that has gone past the caches would be read again for it. */
     if (writes_labels && plan->streamed) {

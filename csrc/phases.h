@@ -54,10 +54,11 @@ static void max_of_blocks(const struct plan *plan, const struct group *group, st
 
 /* Whether some row's others may sum to so little that end_softmax finds its max certain: not
  * where each of them is more than 2**-MANTISSA_BITS of the max. */
-INLINE int may_be_certain(const struct plan *plan, struct extremes of_row)
+INLINE int may_be_certain(const struct plan *plan, struct extremes of_row, vec temperature)
 {
     vec bound = splat((real)MANTISSA_BITS * LN2);
-    return plan->is_scaled || plan->job->n == 1 || any_lane(~less(of_row.max - of_row.low, bound));
+    if (plan->is_scaled) bound *= temperature;
+    return plan->job->n == 1 || any_lane(~less(of_row.max - of_row.low, bound));
 }
 
 static void end_max(const struct plan *plan, struct group *group, const void *extremes, ptrdiff_t count)
@@ -69,9 +70,8 @@ static void end_max(const struct plan *plan, struct group *group, const void *ex
     vec row_max = of_row.max;
     if (plan->operation == FSM_LOG_SOFTMAX_VJP) row_max = max(splat(-EXP_LIMIT), min(splat(EXP_LIMIT), row_max));
     group->row_max = row_max;
-    set_shift(&group->shift, row_max, group->temperature, plan->is_scaled);
-    group->clamped = needs_clamp(&group->shift, of_row.low);
-    group->certain = may_be_certain(plan, of_row);
+    group->clamped = set_shift(&group->shift, row_max, of_row.low, group->temperature, plan->is_scaled);
+    group->certain = may_be_certain(plan, of_row, group->temperature);
     if (keeps_max_out(plan) || group->certain)
         group->largest = shifted_exp(row_max, &group->shift, plan->is_scaled, 0);
     if (has_targets(plan)) read_label_logits(group);

@@ -43,9 +43,10 @@ INLINE struct exp_shift shift_in_strip(int vertical, const struct exp_shift *shi
     result.lowest = in_strip(vertical, &shift->lowest, strip);
     if (scaled) {
         result.prescale = in_strip(vertical, &shift->prescale, strip);
-        result.inverse_high = in_strip(vertical, &shift->inverse_high, strip);
-        result.inverse_low = in_strip(vertical, &shift->inverse_low, strip);
-        result.lowest_x = in_strip(vertical, &shift->lowest_x, strip);
+        result.steps_per_unit = in_strip(vertical, &shift->steps_per_unit, strip);
+        result.step_high = in_strip(vertical, &shift->step_high, strip);
+        result.step_low = in_strip(vertical, &shift->step_low, strip);
+        result.inverse = in_strip(vertical, &shift->inverse, strip);
     }
     return result;
 }

@@ -35,10 +35,9 @@ struct exp_shift {
     vec subtract; /* from each element: 0, or the row's max where that is exact */
     vec magic;    /* ROUND_MAGIC - TABLE_SIZE * (N - SUM_EXPONENT) */
     vec lowest;   /* a y whose exponential is 0; from LN2 above it on they are what they should be */
-    /* With a temperature y = x / temperature, kept to twice the precision. */
+    /* With a temperature y = x / temperature, and `lowest` is that of x: the reduction's constants for x. */
     vec prescale; /* a power of two on x and temperature, where the inverse would leave the range */
-    vec inverse_high, inverse_low;
-    vec lowest_x; /* keeps the product finite */
+    vec steps_per_unit, step_high, step_low, inverse;
 };
 
 struct exponential {
@@ -58,8 +57,8 @@ struct reduced {
     vec steps, r;
 };
 
-/* Of y + y_low, y not below shift.lowest (or a NaN), |y_low| far below |y|. */
-INLINE struct reduced reduce_in_range(vec y, vec y_low, const struct exp_shift *shift, int has_low)
+/* Of y, not below shift.lowest (or a NaN). */
+INLINE struct reduced reduce_in_range(vec y, const struct exp_shift *shift)
 {
     vec steps = fma_(y, splat(STEPS_PER_UNIT), shift->magic);
     vec k = steps - shift->magic;
@@ -67,8 +66,18 @@ INLINE struct reduced reduce_in_range(vec y, vec y_low, const struct exp_shift *
      * ulp(STEP_HIGH) or of a small y's own ulp, and they cancel to less than a step. */
     vec r = fma_(k, splat(-STEP_HIGH), y);
     r = fma_(k, splat(-STEP_LOW), r);
-    if (has_low) r += y_low;
     return (struct reduced){steps, r};
+}
+
+/* Of y = x / T, T normal. The quotient itself, which would have to be kept to twice the precision, is not found: x is
+ * reduced by steps of T * ln 2 / TABLE_SIZE, as exactly as y by its own, and what is left divided by T. */
+INLINE struct reduced reduce_scaled_in_range(vec x, const struct exp_shift *shift)
+{
+    vec steps = fma_(x, shift->steps_per_unit, shift->magic);
+    vec k = steps - shift->magic;
+    vec left = fma_(-k, shift->step_high, x);
+    left = fma_(-k, shift->step_low, left);
+    return (struct reduced){steps, left * shift->inverse};
 }
 
 /* unclamped as for reduce. */
@@ -95,19 +104,15 @@ INLINE struct exponential without_factor(struct exponential e)
     return (struct exponential){e.scale, fma_(e.tail, splat(INVERSE_FACTOR), splat(INVERSE_FACTOR_LESS_ONE))};
 }
 
-/* scaled: with a temperature. unclamped: there is none, and nothing to subtract, and no x of
- * the row is as low as shift.lowest + LN2. */
+/* scaled: with a temperature. unclamped: set_shift says that it may be. */
 INLINE struct reduced reduce(vec x, const struct exp_shift *shift, int scaled, int unclamped)
 {
-    vec y = unclamped ? x : x - shift->subtract, y_low = splat(0);
-    if (scaled) {
-        vec scaled_x = max(shift->lowest_x, y * shift->prescale);
-        struct pair product = two_product(scaled_x, shift->inverse_high);
-        y = product.high;
-        y_low = fma_(scaled_x, shift->inverse_low, product.low);
+    if (!unclamped) {
+        x -= shift->subtract;
+        if (scaled) x *= shift->prescale;
+        x = max(shift->lowest, x);
     }
-    if (!unclamped) y = max(shift->lowest, y);
-    return reduce_in_range(y, y_low, shift, scaled);
+    return scaled ? reduce_scaled_in_range(x, shift) : reduce_in_range(x, shift);
 }
 
 INLINE struct exponential shifted_exp(vec x, const struct exp_shift *shift, int scaled, int unclamped)
@@ -115,24 +120,22 @@ INLINE struct exponential shifted_exp(vec x, const struct exp_shift *shift, int 
     return exp_of_reduced(reduce(x, shift, scaled, unclamped), unclamped);
 }
 
-/* The rows whose exponentials might not be the same unclamped; no element of a row is below row_low. */
-INLINE lane_mask needs_clamp(const struct exp_shift *shift, vec row_low)
+/* temperature and the fields that belong to it are left alone where not scaled. No element of a row is below row_low;
+ * returns the rows whose exponentials might not be the same unclamped. */
+INLINE lane_mask set_shift(struct exp_shift *shift, vec row_max, vec row_low, vec temperature, int scaled)
 {
-    return ~(equal(shift->subtract, splat(0)) & less(shift->lowest + splat(LN2), row_low));
-}
-
-/* temperature and the fields that belong to it are left alone where not scaled. */
-INLINE void set_shift(struct exp_shift *shift, vec row_max, vec temperature, int scaled)
-{
-    vec y_max = row_max;
+    vec y_max = row_max, unit = splat(1);
     if (scaled) {
         const vec tiny = splat(1 / SUM_SCALE), huge = splat(SUM_SCALE * (1 << 30));
         shift->prescale = choose(less(temperature, tiny), splat(SUM_SCALE), splat(1));
         shift->prescale = choose(less(huge, temperature), tiny, shift->prescale);
-        struct pair inverse = reciprocal((struct pair){temperature * shift->prescale, splat(0)});
-        shift->inverse_high = inverse.high;
-        shift->inverse_low = inverse.low;
-        y_max = row_max * shift->prescale * inverse.high;
+        unit = temperature * shift->prescale;
+        shift->inverse = splat(1) / unit;
+        shift->steps_per_unit = splat(STEPS_PER_UNIT) * shift->inverse;
+        struct pair step = two_product(unit, splat(STEP_HIGH));
+        shift->step_high = step.high;
+        shift->step_low = fma_(unit, splat(STEP_LOW), step.low);
+        y_max = row_max * shift->prescale * shift->inverse;
     }
     /* An empty row's max is -inf: its elements must come out as 0, so nothing is subtracted. */
     vec zero = splat(0);
@@ -143,7 +146,12 @@ INLINE void set_shift(struct exp_shift *shift, vec row_max, vec temperature, int
     vec n_scaled = n - splat(SUM_EXPONENT);
     shift->magic = splat(ROUND_MAGIC) - splat(TABLE_SIZE) * n_scaled;
     shift->lowest = (n_scaled - splat(EXPONENT_BIAS + 1)) * splat(LN2);
-    if (scaled) shift->lowest_x = (shift->lowest - splat(4)) * (temperature * shift->prescale);
+    lane_mask unclamped = equal(shift->subtract, zero);
+    if (scaled) {
+        shift->lowest *= unit;
+        unclamped &= equal(shift->prescale, splat(1));
+    }
+    return ~(unclamped & less(shift->lowest + splat(LN2) * unit, row_low));
 }
 
 #endif
