@@ -63,6 +63,18 @@ INLINE void certain_step(ptrdiff_t i, ptrdiff_t lanes, real *out, vec bound)
     store_lanes(out + i, lanes, certain_or(load_lanes(out + i, lanes), bound));
 }
 
+INLINE vec less_step(vec e, struct pair factor, struct pair step)
+{
+    return fma_(e, factor.high, -step.high) + fma_(e, factor.low, -step.low);
+}
+
+/* out = e * factor - step */
+INLINE void uniform_gradient_step(ptrdiff_t i, ptrdiff_t lanes, const real *e, real *out, struct pair factor,
+                                  struct pair step)
+{
+    store_lanes(out + i, lanes, less_step(load_lanes(e + i, lanes), factor, step));
+}
+
 /* out = e * factor - scale * targets */
 INLINE void gradient_step(ptrdiff_t i, ptrdiff_t lanes, const real *e, const real *targets, real *out,
                           struct pair factor, struct pair scale)
@@ -70,7 +82,7 @@ INLINE void gradient_step(ptrdiff_t i, ptrdiff_t lanes, const real *e, const rea
     vec value = load_lanes(e + i, lanes), target = load_lanes(targets + i, lanes);
     struct pair step = two_product(scale.high, target);
     step.low = fma_(scale.low, target, step.low);
-    store_lanes(out + i, lanes, fma_(value, factor.high, -step.high) + fma_(value, factor.low, -step.low));
+    store_lanes(out + i, lanes, less_step(value, factor, step));
 }
 
 /* (x - max) / T; in halves where the quotient may be finite though the difference is not. */

@@ -109,6 +109,16 @@ static void read_targets(const struct plan *plan, struct group *group)
     }
 }
 
+/* The target of each class by label smoothing alone, and their sum. */
+INLINE real uniform_target(const struct fsm_job *job) { return (real)(job->label_smoothing / (double)job->n); }
+
+INLINE struct pair uniform_mass(const struct fsm_job *job)
+{
+    double target = (double)uniform_target(job), n = (double)job->n, mass = target * n;
+    double lost = __builtin_fma(target, n, -mass) + (mass - (double)(real)mass);
+    return (struct pair){splat((real)mass), splat((real)lost)};
+}
+
 /* Dense targets t = (q*(1 - smoothing) + smoothing/n) * class_weight, q the probabilities
  * given; where labels are given, without the label's own. */
 static const real *read_dense_targets(const struct plan *plan, const struct group *group, ptrdiff_t block,
@@ -118,7 +128,7 @@ static const real *read_dense_targets(const struct plan *plan, const struct grou
     ptrdiff_t first = block * BLOCK, size = strip_size(plan, block);
     real *targets = strip_memory(plan, scratch, STRIP_SECOND);
     vec keep = splat((real)(1 - job->label_smoothing));
-    vec spread = splat((real)(job->label_smoothing / (double)job->n));
+    vec spread = splat(uniform_target(job));
     const real *given = has(plan, FSM_SECOND) ? read_second(plan, group, block, strip, scratch) : NULL;
     const real *class_weight = job->class_weight;
     for (ptrdiff_t i = 0; i < size; i += LANES) {
@@ -135,7 +145,7 @@ static const real *read_dense_targets(const struct plan *plan, const struct grou
 static void set_at_label(const struct plan *plan, struct group *group, struct pair step)
 {
     vec value = rounded(shifted_exp(group->label_logit, &group->shift, plan->is_scaled, 0));
-    group->at_label = fma_(value, group->factor.high, -step.high) + fma_(value, group->factor.low, -step.low);
+    group->at_label = less_step(value, group->factor, step);
 }
 
 /* The probability at each row's label less 1, times the row's weight. */
@@ -156,7 +166,12 @@ static void end_cross_entropy(const struct plan *plan, struct group *group, real
     lane_mask no_target = equal(group->target, splat(0));
     cost.high = choose(no_target, splat(0), cost.high);
     cost.low = choose(equal(cost.low, cost.low) & ~no_target, cost.low, splat(0));
-    if (plan->has_dense_targets) {
+    if (plan->has_uniform_targets) {
+        vec target = splat(uniform_target(job));
+        struct pair sum = group->sums.cost, product = two_product(sum.high, target);
+        cost = add_pairs(cost, (struct pair){product.high, fma_(sum.low, target, product.low)});
+        mass = add_pairs(mass, uniform_mass(job));
+    } else if (plan->has_dense_targets) {
         cost = add_pairs(cost, group->sums.cost);
         mass = add_pairs(mass, group->sums.mass);
     }
@@ -251,8 +266,15 @@ static void write_gradient(const struct plan *plan, const struct group *group, p
     struct pair factor = pair_in_strip(plan->vertical, &group->factor, strip);
     struct pair upstream = pair_in_strip(plan->vertical, &group->upstream, strip);
     if (plan->has_dense_targets) {
-        const real *targets = read_dense_targets(plan, group, block, strip, scratch);
-        EACH_VECTOR(size, gradient_step, e, targets, out, factor, upstream);
+        if (plan->has_uniform_targets) {
+            vec target = splat(uniform_target(plan->job));
+            struct pair step = two_product(upstream.high, target);
+            step.low = fma_(upstream.low, target, step.low);
+            EACH_VECTOR(size, uniform_gradient_step, e, out, factor, step);
+        } else {
+            const real *targets = read_dense_targets(plan, group, block, strip, scratch);
+            EACH_VECTOR(size, gradient_step, e, targets, out, factor, upstream);
+        }
         vec step = group->upstream.high * group->target;
         EACH_LANE_OF_STRIP(plan, group, strip, lane)
         {

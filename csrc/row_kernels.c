@@ -309,7 +309,8 @@ INLINE void known_rows(const struct plan *plan, ptrdiff_t first, ptrdiff_t last,
     } else {
         known.skew = known.panel_groups = 0;
     }
-    known.in_place = known.is_scaled = known.is_weighted = known.has_dense_targets = known.streamed = 0;
+    known.in_place = known.is_scaled = known.is_weighted = known.streamed = 0;
+    known.has_dense_targets = known.has_uniform_targets = 0;
     for (ptrdiff_t row = first; row < last;) {
         real *losses_from = losses ? losses + (row - first) : NULL;
         ptrdiff_t groups = kind == PANELS ? groups_of_panel(&known, row, last) : 0;

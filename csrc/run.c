@@ -198,6 +198,9 @@ static void make_plan(struct plan *plan, const struct fsm_job *job, const struct
     plan->is_weighted = job->operation == FSM_LOGSUMEXP && has(plan, FSM_SECOND);
     plan->has_dense_targets =
         job->operation == FSM_CROSS_ENTROPY && (has(plan, FSM_SECOND) || job->label_smoothing != 0);
+    /* Targets that are 0 as floats cost nothing even at an infinite distance, which is asked one by one. */
+    plan->has_uniform_targets = plan->has_dense_targets && !has(plan, FSM_SECOND) && !job->class_weight &&
+                                (float)(job->label_smoothing / (double)job->n) > 0;
     plan->blocks = (job->n + BLOCK - 1) / BLOCK;
     plan->in_place = plan->overlaps = plan->streamed = 0;
     plan->writes_panels = plan->streams_panels = plan->fetches_panels = 0;

@@ -83,7 +83,7 @@ struct sum_strip {
 struct row_sums {
     struct pair total; /* of exponentials; without the largest ones where those are kept out */
     vec ties;          /* how many elements equal the max (their b, where weighted) */
-    struct pair cost;  /* sum(t * (max - x)) over dense targets t; or sum(second * x) */
+    struct pair cost;  /* sum(t * (max - x)) over dense targets t, without t where they are uniform; sum(second * x) */
     struct pair mass;  /* sum(t) */
 };
 
@@ -104,7 +104,8 @@ enum sum_mode {
     SCALED = 4,        /* there is a temperature */
     TARGETS = 8,       /* `second` holds dense targets: their cost and mass are summed as well */
     WEIGHTED = 16,     /* `second` holds factors, 0 only where x is -inf */
-    PRODUCTS = 32,     /* no exponentials: second * x is summed as `cost`, or second where x is NULL */
+    PRODUCTS = 32,     /* no exponentials: second * x is summed as `cost`, or second where x is NULL, */
+    DISTANCES = 128,   /* or with this one max - x */
     UNCLAMPED = 64,    /* see shifted_exp */
 };
 
@@ -162,8 +163,15 @@ INLINE vec add_and_return_small_exponential(struct chain *chain, struct exponent
     return value;
 }
 
-INLINE void product_step(struct chain *chain, const struct sum_strip *strip, ptrdiff_t at, lane_mask lanes, int whole)
+INLINE void product_step(struct chain *chain, const struct sum_strip *strip, ptrdiff_t at, lane_mask lanes, int whole,
+                         int mode)
 {
+    if (mode & DISTANCES) {
+        vec x = whole ? load(strip->x + at) : load_where(strip->x + at, lanes, 0);
+        vec distance = whole ? strip->row_max - x : only(lanes, strip->row_max - x);
+        add_term(&chain->cost, (struct pair){distance, splat(0)});
+        return;
+    }
     vec second = whole ? load(strip->second + at) : load_where(strip->second + at, lanes, 0), other = splat(1);
     if (strip->x) other = whole ? load(strip->x + at) : load_where(strip->x + at, lanes, 0);
     add_term(&chain->cost, two_product(second, other));
@@ -237,14 +245,14 @@ INLINE void add_step(struct chain *chain, const struct sum_strip *strip, struct 
 /* Of some of a vector's elements. */
 INLINE void partial_step(struct chain *chain, const struct sum_strip *strip, ptrdiff_t at, lane_mask lanes, int mode)
 {
-    if (mode & PRODUCTS) product_step(chain, strip, at, lanes, 0);
+    if (mode & PRODUCTS) product_step(chain, strip, at, lanes, 0, mode);
     else add_step(chain, strip, read_step(strip, at, lanes, 0, mode), at, lanes, 0, mode);
 }
 
 INLINE void whole_step(struct chain *chain, const struct sum_strip *strip, ptrdiff_t at, int mode)
 {
     lane_mask all = first_lanes(LANES);
-    if (mode & PRODUCTS) product_step(chain, strip, at, all, 1);
+    if (mode & PRODUCTS) product_step(chain, strip, at, all, 1, mode);
     else add_step(chain, strip, read_step(strip, at, all, 1, mode), at, all, 1, mode);
 }
 
@@ -494,7 +502,7 @@ INLINE struct sum_strip strip_of(const struct sum_strips *strips, ptrdiff_t s, i
     if (mode & STORE) strip.e = strips->e[s];
     if (mode & (TARGETS | WEIGHTED | PRODUCTS)) strip.second = strips->second;
     if (!(mode & PRODUCTS)) strip.shift = shift_in_strip(strips->vertical, strips->shift, s, mode & SCALED);
-    strip.row_max = mode & KEEP_MAX_OUT ? in_strip(strips->vertical, strips->row_max, s) : no_elements;
+    strip.row_max = mode & (KEEP_MAX_OUT | DISTANCES) ? in_strip(strips->vertical, strips->row_max, s) : no_elements;
     return strip;
 }
 
