@@ -62,6 +62,7 @@ def _loss_cases(reduction):
         "": lambda r: {},
         "class weights": lambda r: {"weight": r.weight},
         "weights, ignored": lambda r: {"sample_weight": r.sample_weight, "ignore_index": 1},
+        "smoothing": lambda r: {"label_smoothing": 0.1},
         "smoothing, z-loss": lambda r: {"label_smoothing": 0.1, "z_loss": 0.01, "weight": r.weight},
         "grad_loss": lambda r: {"grad_loss": r.grad_loss if reduction == "none" else -1.5},
     }
