@@ -30,8 +30,8 @@ struct plan {
     enum fsm_operation operation;
     unsigned operands; /* a bit, 1 << name, for each that the job has */
     int is_scaled, is_weighted; /* logits by a temperature, exponentials by factors */
-    int has_dense_targets;      /* every class has a target of its own, not the label alone, */
-    int has_uniform_targets;    /* and all but the label's are the same */
+    int has_dense_targets;      /* every class has a target, not the label alone */
+    int has_uniform_targets;    /* the same, but for the label's (then has_dense_targets too) */
     ptrdiff_t blocks;           /* of a row */
     int in_place;          /* vertical groups whose rows are neighbours stay where they lie: see long_columns.h */
     int overlaps;          /* horizontal groups go through their phases together: see overlap.h */

@@ -109,6 +109,14 @@ static void read_targets(const struct plan *plan, struct group *group)
     }
 }
 
+/* max - x is multiplied by it before it is summed: both may be infinite where the loss is not. A power of two, at most
+ * 1 / (2 n). */
+INLINE real distance_scale(const struct fsm_job *job)
+{
+    int bits = 64 - __builtin_clzll((unsigned long long)job->n);
+    return (real)0.5 / (real)((uint64_t)1 << bits);
+}
+
 /* The target of each class by label smoothing alone, and their sum. */
 INLINE real uniform_target(const struct fsm_job *job) { return (real)(job->label_smoothing / (double)job->n); }
 
@@ -167,7 +175,7 @@ static void end_cross_entropy(const struct plan *plan, struct group *group, real
     cost.high = choose(no_target, splat(0), cost.high);
     cost.low = choose(equal(cost.low, cost.low) & ~no_target, cost.low, splat(0));
     if (plan->has_uniform_targets) {
-        vec target = splat(uniform_target(job));
+        vec target = splat(uniform_target(job) / distance_scale(job));
         struct pair sum = group->sums.cost, product = two_product(sum.high, target);
         cost = add_pairs(cost, (struct pair){product.high, fma_(sum.low, target, product.low)});
         mass = add_pairs(mass, uniform_mass(job));

@@ -21,7 +21,7 @@ OVERLAPPED_FUNCTIONS(log_beside_none, KEEP_MAX_OUT, COPY, 0)
 OVERLAPPED_FUNCTIONS(log_beside_log, KEEP_MAX_OUT, TO_LOG, 0)
 OVERLAPPED_FUNCTIONS(log_store_beside_none, KEEP_MAX_OUT | STORE, COPY, 0)
 OVERLAPPED_FUNCTIONS(log_store_beside_scale, KEEP_MAX_OUT | STORE, SCALE, 0)
-/* With a temperature, clamped or not. */
+/* With a temperature they are always clamped. */
 OVERLAPPED_FUNCTION(store_scaled_beside_none, STORE | SCALED, COPY, 0)
 OVERLAPPED_FUNCTION(store_scaled_beside_scale, STORE | SCALED, SCALE, 0)
 OVERLAPPED_FUNCTION(log_scaled_beside_none, KEEP_MAX_OUT | SCALED, COPY, 0)

@@ -167,6 +167,7 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
     strips.lines = lines;
     strips.x_step = strips.e_step = LANES;
     strips.chains = NULL;
+    if (plan->has_uniform_targets) strips.distance_scale = distance_scale(plan->job);
     strips.shift = &group->shift;
     strips.row_max = &group->row_max;
     /* A horizontal group of short rows has one row (are_transposed of run.c), and its sums in every lane. */

@@ -64,6 +64,7 @@ struct sum_strips {
     struct chain *chains;
     int is_first, is_last;
     ptrdiff_t first, end;
+    real distance_scale; /* of DISTANCES: a power of two that keeps their sum finite */
     const real *x[LANES], *second; /* second: where there is one strip */
     real *e[LANES];
     const struct exp_shift *shift; /* of the group, as row_max */
@@ -76,14 +77,15 @@ struct sum_strip {
     const real *x, *second;
     real *e;
     struct exp_shift shift;
-    vec row_max;
+    vec row_max, distance_scale;
 };
 
 /* What the sum phase finds, for each lane's row. */
 struct row_sums {
     struct pair total; /* of exponentials; without the largest ones where those are kept out */
     vec ties;          /* how many elements equal the max (their b, where weighted) */
-    struct pair cost;  /* sum(t * (max - x)) over dense targets t, without t where they are uniform; sum(second * x) */
+    struct pair cost;  /* sum(t * (max - x)) over dense targets t, distance_scale in place of uniform ones;
+                        * or sum(second * x) */
     struct pair mass;  /* sum(t) */
 };
 
@@ -105,7 +107,7 @@ enum sum_mode {
     TARGETS = 8,       /* `second` holds dense targets: their cost and mass are summed as well */
     WEIGHTED = 16,     /* `second` holds factors, 0 only where x is -inf */
     PRODUCTS = 32,     /* no exponentials: second * x is summed as `cost`, or second where x is NULL, */
-    DISTANCES = 128,   /* or with this one max - x */
+    DISTANCES = 128,   /* or with this one (max - x) * distance_scale */
     UNCLAMPED = 64,    /* see shifted_exp */
 };
 
@@ -168,8 +170,8 @@ INLINE void product_step(struct chain *chain, const struct sum_strip *strip, ptr
 {
     if (mode & DISTANCES) {
         vec x = whole ? load(strip->x + at) : load_where(strip->x + at, lanes, 0);
-        vec distance = whole ? strip->row_max - x : only(lanes, strip->row_max - x);
-        add_term(&chain->cost, (struct pair){distance, splat(0)});
+        vec distance = fma_(-x, strip->distance_scale, strip->row_max * strip->distance_scale);
+        add_term(&chain->cost, (struct pair){whole ? distance : only(lanes, distance), splat(0)});
         return;
     }
     vec second = whole ? load(strip->second + at) : load_where(strip->second + at, lanes, 0), other = splat(1);
@@ -500,7 +502,8 @@ INLINE struct sum_strip strip_of(const struct sum_strips *strips, ptrdiff_t s, i
     strip.e_step = strips->e_step;
     strip.x = strips->x[s];
     if (mode & STORE) strip.e = strips->e[s];
-    if (mode & (TARGETS | WEIGHTED | PRODUCTS)) strip.second = strips->second;
+    if (mode & DISTANCES) strip.distance_scale = splat(strips->distance_scale);
+    else if (mode & (TARGETS | WEIGHTED | PRODUCTS)) strip.second = strips->second;
     if (!(mode & PRODUCTS)) strip.shift = shift_in_strip(strips->vertical, strips->shift, s, mode & SCALED);
     strip.row_max = mode & (KEEP_MAX_OUT | DISTANCES) ? in_strip(strips->vertical, strips->row_max, s) : no_elements;
     return strip;
@@ -526,7 +529,7 @@ INLINE void sums_of_strips(const struct sum_strips *strips, struct row_sums sums
 
 typedef void sums_function(const struct sum_strips *strips, struct row_sums sums[]);
 
-/* The same of horizontal strips of SHORT_ROW elements or more, without a temperature or a second operand. */
+/* The same of horizontal strips of SHORT_ROW elements or more, without a second operand. */
 INLINE void sums_with_alongside(const struct sum_strips *strips, struct row_sums sums[],
                                 const struct strips_alongside *alongside, int mode, struct writing writing)
 {

@@ -35,7 +35,7 @@ struct exp_shift {
     vec subtract; /* from each element: 0, or the row's max where that is exact */
     vec magic;    /* ROUND_MAGIC - TABLE_SIZE * (N - SUM_EXPONENT) */
     vec lowest;   /* a y whose exponential is 0; from LN2 above it on they are what they should be */
-    /* With a temperature y = x / temperature, and `lowest` is that of x: the reduction's constants for x. */
+    /* With a temperature y = x / temperature, and `lowest` and the reduction's constants are those for x, prescaled. */
     vec prescale; /* a power of two on x and temperature, where the inverse would leave the range */
     vec steps_per_unit, step_high, step_low, inverse;
 };
@@ -69,7 +69,7 @@ INLINE struct reduced reduce_in_range(vec y, const struct exp_shift *shift)
     return (struct reduced){steps, r};
 }
 
-/* Of y = x / T, T normal. The quotient itself, which would have to be kept to twice the precision, is not found: x is
+/* Of y = x / T, both times prescale. The quotient itself, which would have to be kept to twice the precision, is not found: x is
  * reduced by steps of T * ln 2 / TABLE_SIZE, as exactly as y by its own, and what is left divided by T. */
 INLINE struct reduced reduce_scaled_in_range(vec x, const struct exp_shift *shift)
 {
@@ -121,7 +121,7 @@ INLINE struct exponential shifted_exp(vec x, const struct exp_shift *shift, int 
 }
 
 /* temperature and the fields that belong to it are left alone where not scaled. No element of a row is below row_low;
- * returns the rows whose exponentials might not be the same unclamped. */
+ * returns the rows whose exponentials might not be the same unclamped, with a temperature all of them. */
 INLINE lane_mask set_shift(struct exp_shift *shift, vec row_max, vec row_low, vec temperature, int scaled)
 {
     vec y_max = row_max, unit = splat(1);
@@ -146,12 +146,11 @@ INLINE lane_mask set_shift(struct exp_shift *shift, vec row_max, vec row_low, ve
     vec n_scaled = n - splat(SUM_EXPONENT);
     shift->magic = splat(ROUND_MAGIC) - splat(TABLE_SIZE) * n_scaled;
     shift->lowest = (n_scaled - splat(EXPONENT_BIAS + 1)) * splat(LN2);
-    lane_mask unclamped = equal(shift->subtract, zero);
     if (scaled) {
         shift->lowest *= unit;
-        unclamped &= equal(shift->prescale, splat(1));
+        return first_lanes(LANES);
     }
-    return ~(unclamped & less(shift->lowest + splat(LN2) * unit, row_low));
+    return ~(equal(shift->subtract, zero) & less(shift->lowest + splat(LN2), row_low));
 }
 
 #endif

@@ -481,6 +481,15 @@ def test_groups_that_overlap(isa, dtype, n, thread_count):
         for function, at in ((fsm.softmax, 0), (fsm.log_softmax, 1)):
             y = x.copy()
             assert_same_bytes([function(y, out=y)], [expected[at]], (isa, n))
+        for temperature in (np.full((len(x), 1), 0.7), np.arange(1.0, len(x) + 1)[:, None] / 4):
+            for function in (fsm.softmax, fsm.log_softmax):
+                parts = [function(x[i : i + 1], temperature=temperature[i, 0]) for i in range(len(x))]
+                y = x.copy()
+                assert_same_bytes([function(y, temperature=temperature, out=y)], [np.concatenate(parts)], (isa, n))
+            picked = [fsm.selected_log_softmax(x[i], 1, temperature=temperature[i, 0]) for i in range(len(x))]
+            index = np.ones((len(x), 1), int)
+            got = fsm.selected_log_softmax(x, index, temperature=temperature)
+            assert_same_bytes([got.ravel()], [np.array(picked)], (isa, n))
         for weights in (np.ones(len(x)), np.arange(len(x)) / 4):
             parts = [gradient(x[i : i + 1], labels[i : i + 1], weights[i : i + 1]) for i in range(len(x))]
             y = x.copy()
