@@ -70,6 +70,17 @@ def test_exponentials_and_logarithms(folder):
     assert done.returncode == 0, done.stderr + done.stdout
 
 
+@pytest.mark.parametrize("bits", [32, 64])
+def test_limits_compile(bits):
+    """The roofline of the benchmarks is made of the kernels' own headers."""
+    root = NATIVE.parents[1]
+    macros = [f"-DREAL_BITS={bits}", "-DVECTOR_BYTES=16", f"-I{root / 'csrc'}"]
+    options = ["-std=c11", "-fopenmp", "-Wno-psabi", "-fsyntax-only"]
+    command = ["gcc", *options, *macros, str(root / "benchmarks" / "limits.c")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert not done.stderr
+
+
 def test_without_openmp(driver, folder):
     path, messages = build.build(folder / "gcc", openmp=False)
     assert not messages
