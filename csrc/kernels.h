@@ -32,6 +32,7 @@ struct plan {
     int is_scaled, is_weighted; /* logits by a temperature, exponentials by factors */
     int has_dense_targets;      /* every class has a target, not the label alone */
     int has_uniform_targets;    /* the same, but for the label's (then has_dense_targets too) */
+    int reads_targets;          /* dense ones that are not uniform: they are made, or given, element by element */
     ptrdiff_t blocks;           /* of a row */
     int in_place;          /* vertical groups whose rows are neighbours stay where they lie: see long_columns.h */
     int overlaps;          /* horizontal groups go through their phases together: see overlap.h */

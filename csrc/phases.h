@@ -105,8 +105,7 @@ static sums_function *sums_function_of(const struct plan *plan)
     case FSM_SOFTMAX:
     case FSM_GRAD_HESS: return plan->is_scaled ? sums_store_scaled : sums_store;
     case FSM_CROSS_ENTROPY:
-        if (plan->has_dense_targets && !plan->has_uniform_targets)
-            return has(plan, FSM_OUT) ? sums_targets_store : sums_targets;
+        if (plan->reads_targets) return has(plan, FSM_OUT) ? sums_targets_store : sums_targets;
         return has(plan, FSM_OUT) ? sums_log_store : sums_log;
     case FSM_SOFTMAX_VJP:
     case FSM_LOG_SOFTMAX_VJP: return sums_products;
@@ -155,8 +154,7 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
     if (plan->blocks > 1) *sums = (struct row_sums){0}; /* some of it is left alone, but added up with other blocks' */
     enum fsm_operation operation = plan->operation;
     sums_function *sums_of = sums_function_of(plan);
-    int has_targets_of_their_own = plan->has_dense_targets && !plan->has_uniform_targets;
-    int has_second = has_targets_of_their_own || (operation != FSM_GRAD_HESS && has(plan, FSM_SECOND));
+    int has_second = plan->reads_targets || (operation != FSM_GRAD_HESS && has(plan, FSM_SECOND));
     const struct row_pointers *out = &group->rows[FSM_OUT];
     ptrdiff_t first = block * BLOCK, count = strip_count(plan, group);
     struct sum_strips strips;
@@ -186,7 +184,7 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
                               ? waiting_row(plan, group, block, r, scratch)
                               : strip_to_write(out, plan->vertical, r, first, strip_memory(plan, scratch, STRIP_X));
         }
-        if (has_targets_of_their_own) strips.second = read_dense_targets(plan, group, block, s, scratch);
+        if (plan->reads_targets) strips.second = read_dense_targets(plan, group, block, s, scratch);
         else if (has_second) strips.second = read_second(plan, group, block, s, scratch);
         /* The sum of g alone; where there is a second operand the strips come one by one. */
         if (operation == FSM_LOG_SOFTMAX_VJP) strips.x[s] = NULL;

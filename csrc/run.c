@@ -152,14 +152,13 @@ static void plan_horizontal(struct plan *plan, const struct kernels *kernels, in
     const struct fsm_operand *x = &job->operands[FSM_X], *out = &job->operands[FSM_OUT];
     ptrdiff_t itemsize = itemsize_of(job), row_bytes = job->n * itemsize;
     int last = job->dimensions - 1, waits = exponentials_wait(job->operation);
-    int are_many = row_bytes * job->rows >= STREAM_BYTES;
-    plan->overlaps = kernels->overlap && sums_exponentials_alone(plan) && !(plan->is_scaled && are_many) &&
+    int is_large = row_bytes * job->rows >= STREAM_BYTES;
+    plan->overlaps = kernels->overlap && sums_exponentials_alone(plan) && !(plan->is_scaled && is_large) &&
                      job->n >= kernels->short_row && row_bytes <= OVERLAPPED_ROW_BYTES && x->axis_stride == itemsize &&
                      (!writes_elements(plan) || out->axis_stride == itemsize);
     int fits = job->operation == FSM_LOG_SOFTMAX ||
                (waits && row_bytes <= (plan->overlaps ? OVERLAPPED_ROW_BYTES : WAITING_ROW_BYTES));
-    plan->streamed = kernels->streams && fits && has(plan, FSM_OUT) && out->axis_stride == itemsize &&
-                     are_many;
+    plan->streamed = kernels->streams && fits && has(plan, FSM_OUT) && out->axis_stride == itemsize && is_large;
     ptrdiff_t group_bytes = plan->streamed && waits && !plan->overlaps ? WAITING_BYTES : GROUP_BYTES;
     /* As many rows of one block as share the work across lanes, a power of two of them: summed losses go by pieces of
      * 16 rows or a multiple, which are to be whole groups. But two groups or more for each thread. */
@@ -201,6 +200,7 @@ static void make_plan(struct plan *plan, const struct fsm_job *job, const struct
     /* Targets that are 0 as floats cost nothing even at an infinite distance, which is asked one by one. */
     plan->has_uniform_targets = plan->has_dense_targets && !has(plan, FSM_SECOND) && !job->class_weight &&
                                 (float)(job->label_smoothing / (double)job->n) > 0;
+    plan->reads_targets = plan->has_dense_targets && !plan->has_uniform_targets;
     plan->blocks = (job->n + BLOCK - 1) / BLOCK;
     plan->in_place = plan->overlaps = plan->streamed = 0;
     plan->writes_panels = plan->streams_panels = plan->fetches_panels = 0;

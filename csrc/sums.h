@@ -106,9 +106,9 @@ enum sum_mode {
     SCALED = 4,        /* there is a temperature */
     TARGETS = 8,       /* `second` holds dense targets: their cost and mass are summed as well */
     WEIGHTED = 16,     /* `second` holds factors, 0 only where x is -inf */
-    PRODUCTS = 32,     /* no exponentials: second * x is summed as `cost`, or second where x is NULL, */
-    DISTANCES = 128,   /* or with this one (max - x) * distance_scale */
-    UNCLAMPED = 64,    /* see shifted_exp */
+    PRODUCTS = 32,     /* no exponentials: second * x is summed as `cost`, or second where x is NULL */
+    DISTANCES = 64,    /* beside PRODUCTS: (max - x) * distance_scale instead */
+    UNCLAMPED = 128,   /* see shifted_exp */
 };
 
 struct chain {
@@ -360,6 +360,7 @@ INLINE struct row_sums sum_of_chains(const struct chain chains[], int mode)
     struct pair totals[CHAINS], costs[CHAINS], masses[CHAINS];
     vec ties[CHAINS]; /* of weighted sums alone: others are whole numbers, whose order changes no bit */
     struct row_sums sums = {.ties = splat(0)};
+    /* Once for a whole strip, in many functions: unrolled it would only make the library larger. */
 #pragma GCC unroll 1
     for (ptrdiff_t c = 0; c < CHAINS; c++) {
         struct row_sums of_chain = chain_total(chains[c], mode);

@@ -69,8 +69,8 @@ INLINE struct reduced reduce_in_range(vec y, const struct exp_shift *shift)
     return (struct reduced){steps, r};
 }
 
-/* Of y = x / T, both times prescale. The quotient itself, which would have to be kept to twice the precision, is not found: x is
- * reduced by steps of T * ln 2 / TABLE_SIZE, as exactly as y by its own, and what is left divided by T. */
+/* Of y = x / T, x and T prescaled. The quotient itself, which would have to be kept to twice the precision, is not
+ * found: x is reduced by steps of T * ln 2 / TABLE_SIZE, as exactly as y by its own, and what is left divided by T. */
 INLINE struct reduced reduce_scaled_in_range(vec x, const struct exp_shift *shift)
 {
     vec steps = fma_(x, shift->steps_per_unit, shift->magic);

@@ -292,6 +292,18 @@ def test_one_temperature_a_row(dtype):
     )
 
 
+@pytest.mark.usefixtures("isa")
+def test_one_temperature_for_many_rows(dtype):
+    """More rows than a group has share one, and the next ones another."""
+    x = np.random.default_rng(4).normal(0, 4, (3, 40, 5)).astype(dtype)
+    t = np.array([0.5, 0.7, 3])
+    for function in (fsm.softmax, fsm.log_softmax):
+        for axis in (1, 2):
+            got = function(x, axis, temperature=t[:, None, None])
+            for i in range(3):
+                np.testing.assert_array_equal(got[i], function(x[i], axis - 1, temperature=t[i]))
+
+
 def test_temperature_keeps_the_dtype(dtype):
     x = np.arange(3, dtype=dtype)
     assert fsm.softmax(x, temperature=np.float64(2)).dtype == dtype
