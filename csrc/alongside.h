@@ -20,8 +20,9 @@ struct writing {
 
 static const struct writing no_writing = {COPY, 0};
 
-/* Of each row of a horizontal group, all of one length. */
+/* Of each row of a horizontal group. */
 struct strips_alongside {
+    ptrdiff_t next_length;   /* the others are as long as the one that is summed */
     const real *next[LANES]; /* what the extremes are found of */
     struct extremes *extremes;
     const real *from[LANES];
@@ -34,7 +35,7 @@ struct strips_alongside {
 
 /* Of one of them. */
 struct strip_alongside {
-    ptrdiff_t length, read, written; /* reals: in all, and done */
+    ptrdiff_t next_length, read, length, written; /* reals: in all, and done */
     const real *next, *from;
     real *to;
     struct last_values values;
@@ -73,13 +74,15 @@ INLINE struct strip_alongside begin_alongside(const struct strips_alongside *str
                                               struct writing writing)
 {
     struct strip_alongside strip;
+    const real *last = strips->next[s] + strips->next_length - LANES;
     strip.length = length;
+    strip.next_length = strips->next_length;
     strip.next = strips->next[s];
-    strip.read = until_aligned(strip.next, length);
-    strip.extremes = with_elements(with_elements(no_extremes(), load(strip.next)), load(strip.next + length - LANES));
+    strip.read = until_aligned(strip.next, strip.next_length);
+    strip.extremes = with_elements(with_elements(no_extremes(), load(strip.next)), load(last));
     /* The lines at both ends, where the loop does not ask for all. */
     prefetch(strip.next + READ_AHEAD);
-    prefetch(strip.next + length - LANES + READ_AHEAD);
+    prefetch(last + READ_AHEAD);
     if (writing.last == COPY) return strip;
     strip.from = strips->from[s];
     strip.to = strips->to[s];
@@ -99,13 +102,13 @@ INLINE struct strip_alongside begin_alongside(const struct strips_alongside *str
 /* How many vectors are left of both, at least. */
 INLINE ptrdiff_t vectors_alongside(const struct strip_alongside *strip, struct writing writing)
 {
-    ptrdiff_t done = writing.last != COPY && strip->written > strip->read ? strip->written : strip->read;
-    return (strip->length - done) / LANES;
+    ptrdiff_t to_read = strip->next_length - strip->read, to_write = strip->length - strip->written;
+    return (writing.last != COPY && to_write < to_read ? to_write : to_read) / LANES;
 }
 
 INLINE void end_alongside(struct strip_alongside *strip, struct writing writing)
 {
-    while (strip->read + LANES <= strip->length) read_alongside(strip);
+    while (strip->read + LANES <= strip->next_length) read_alongside(strip);
     if (writing.last == COPY) return;
     while (strip->written + LANES <= strip->length) write_alongside(strip, writing);
     ptrdiff_t left = strip->length - strip->written;

@@ -11,13 +11,20 @@
 #include "strips.h"
 #include "sums.h"
 
+/* What exponentials are taken relative to: the max of a row, or of a block of it. */
+struct frame {
+    vec max;
+    struct exp_shift shift;
+    lane_mask clamped;          /* see set_shift */
+    struct exponential largest; /* of max */
+};
+
 struct group {
     ptrdiff_t first_row, count; /* rows, at most LANES */
     struct row_pointers rows[FSM_OPERANDS];
-    vec temperature, row_max;
-    struct exp_shift shift;
-    lane_mask clamped;          /* see set_shift */
-    struct exponential largest; /* of row_max */
+    real *blocks; /* of rows that have several: see blocks.h */
+    vec temperature;
+    struct frame frame;
     struct row_sums sums;
     struct pair rest; /* the sum without the largest exponentials, in units of one of them */
     struct pair log_sum;
@@ -35,6 +42,9 @@ struct group {
  * another group's (measured: logsumexp of 3 classes takes 1.2 times as long). */
 _Static_assert(sizeof(struct group) % 4096 != 0, "groups lie a multiple of 4096 bytes apart");
 
+/* Over the groups of a batch. GCC, which knows how many there are at most, would write the body so many times. */
+#define EACH_GROUP(g, count) _Pragma("GCC unroll 1") for (ptrdiff_t g = 0; g < (count); g++)
+
 /* The sum's logarithm is wanted, so the max is kept out of it. */
 INLINE int keeps_max_out(const struct plan *plan)
 {
@@ -47,11 +57,13 @@ INLINE int keeps_max_out(const struct plan *plan)
     }
 }
 
+INLINE ptrdiff_t block_start(const struct plan *plan, ptrdiff_t block) { return block * plan->block_length; }
+
 INLINE ptrdiff_t block_length(const struct plan *plan, ptrdiff_t block)
 {
     if (plan->blocks == 1) return plan->job->n;
-    ptrdiff_t left = plan->job->n - block * BLOCK;
-    return left < BLOCK ? left : BLOCK;
+    ptrdiff_t left = plan->job->n - block_start(plan, block);
+    return left < plan->block_length ? left : plan->block_length;
 }
 
 /* ---- Strips ----------------------------------------------------------------------------- */
@@ -68,11 +80,11 @@ INLINE ptrdiff_t strip_size(const struct plan *plan, ptrdiff_t block)
 }
 
 /* Whether none of the strips [first, end) has a row that must be clamped. */
-INLINE int are_unclamped(const struct plan *plan, const struct group *group, ptrdiff_t first, ptrdiff_t end)
+INLINE int are_unclamped(const struct plan *plan, const struct frame *frame, ptrdiff_t first, ptrdiff_t end)
 {
-    if (plan->vertical) return !any_lane(group->clamped);
+    if (plan->vertical) return !any_lane(frame->clamped);
     for (ptrdiff_t strip = first; strip < end; strip++)
-        if (is_set(group->clamped, strip)) return 0;
+        if (is_set(frame->clamped, strip)) return 0;
     return 1;
 }
 
@@ -95,19 +107,25 @@ INLINE int stays_in_scratch(const struct plan *plan) { return plan->vertical && 
 INLINE const real *read_operand(const struct plan *plan, const struct group *group, enum fsm_operand_name name,
                                 ptrdiff_t block, ptrdiff_t strip, real *scratch)
 {
-    return read_strip(&group->rows[name], plan->vertical, strip, block * BLOCK, block_length(plan, block), scratch);
+    return read_strip(&group->rows[name], plan->vertical, strip, block_start(plan, block), block_length(plan, block),
+                      scratch);
 }
 
-/* Where a streamed row's exponentials wait until they are written: every second group has the same memory where one
- * is summed while another is written. The row begins in a cache line where its output does: vectors are aligned in
- * both. */
+/* Where a streamed row's exponentials wait until they are written; plan->waiting_groups groups of them have memory. The
+ * row begins in a cache line where its output does: vectors are aligned in both. */
 INLINE real *waiting_row(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t row,
                          void *scratch)
 {
-    ptrdiff_t place = row + (plan->overlaps ? group->first_row / plan->group_rows % 2 * plan->group_rows : 0);
+    ptrdiff_t place = row + group->first_row / plan->group_rows % plan->waiting_groups * plan->group_rows;
     char *waiting = (char *)strip_memory(plan, scratch, WHOLE_ROWS) + place * plan->waiting_bytes;
     uintptr_t begin = (uintptr_t)row_start(&group->rows[FSM_OUT], row) % CACHE_LINE_BYTES;
-    return (real *)(void *)(waiting + begin) + block * BLOCK;
+    return (real *)(void *)(waiting + begin) + block_start(plan, block);
+}
+
+/* Where the blocks of a thread's group of this number are kept. */
+INLINE void *group_blocks(const struct plan *plan, void *scratch, ptrdiff_t number)
+{
+    return (char *)scratch + plan->blocks_at + number * plan->blocks_bytes;
 }
 
 /* kept = x, but -inf where b is 0 */
@@ -209,23 +227,24 @@ static void begin_rows(const struct plan *plan, struct group *group, ptrdiff_t f
         group->temperature[lane] = temperature_of(row_double(group, plan, FSM_TEMPERATURE, lane));
 }
 
-INLINE struct last_values last_values_of(const struct group *group, enum last_step step)
+/* `factor` is that of the exponentials. */
+INLINE struct last_values last_values_of(const struct group *group, enum last_step step, const struct pair *factor)
 {
     struct last_values values;
     if (step == TO_LOG) {
-        values.row_max = group->row_max;
+        values.row_max = group->frame.max;
         values.log_sum = group->log_sum.high;
     } else if (step == SCALE_BUT_LABEL) {
         /* Where a row is ignored 1 / sum may be NaN, and so may the gradient at its label. */
         lane_mask ignored = equal(group->weight, splat(0));
-        values.factor.high = choose(ignored, splat(0), group->factor.high);
-        values.factor.low = choose(ignored, splat(0), group->factor.low);
+        values.factor.high = choose(ignored, splat(0), factor->high);
+        values.factor.low = choose(ignored, splat(0), factor->low);
         real labels[LANES]; /* of a panel: below BLOCK, and so exact */
         for (ptrdiff_t lane = 0; lane < LANES; lane++) labels[lane] = (real)group->label[lane];
         values.label = choose(ignored, splat(-1), load(labels));
         values.at_label = group->at_label;
     } else {
-        values.factor = group->factor;
+        values.factor = *factor;
         values.certain_above = group->certain_above;
     }
     return values;

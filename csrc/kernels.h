@@ -17,8 +17,9 @@
  * (64 bytes a step) takes 256 KiB: it stays in a core's L2 cache. */
 #define BLOCK ((ptrdiff_t)4096)
 
-/* Groups of a batch, at most. */
+/* Groups of a batch, at most; and those that are under way at once where groups overlap. */
 #define BATCH_GROUPS 8
+#define OVERLAPPED_GROUPS 3
 
 /* Bytes of a panel's columns in each line, at one index along the axis: a page at most. */
 #define PANEL_LINE_BYTES ((ptrdiff_t)4096)
@@ -33,9 +34,11 @@ struct plan {
     int has_dense_targets;      /* every class has a target, not the label alone */
     int has_uniform_targets;    /* the same, but for the label's (then has_dense_targets too) */
     int reads_targets;          /* dense ones that are not uniform: they are made, or given, element by element */
-    ptrdiff_t blocks;           /* of a row */
+    ptrdiff_t blocks, block_length; /* of a row: how many, and elements of each but the last one */
+    int sums_by_block;     /* of rows that have several, each relative to its own max: see blocks.h */
     int in_place;          /* vertical groups whose rows are neighbours stay where they lie: see long_columns.h */
     int overlaps;          /* horizontal groups go through their phases together: see overlap.h */
+    int writes_alongside;  /* the previous group, where they overlap: its exponentials are in the caches */
     int streamed;          /* outputs of horizontal groups go past the caches */
     int writes_panels;     /* elements are written and lie as panels do; else they are scattered by group */
     int streams_panels;    /* the outputs of panels go past the caches */
@@ -44,11 +47,13 @@ struct plan {
     ptrdiff_t group_rows;  /* at most */
     ptrdiff_t ahead;       /* reals from a row of x to that of the next group, fetched where groups do not overlap */
     ptrdiff_t strip_bytes; /* of one strip of scratch memory */
-    ptrdiff_t waiting_bytes; /* of a streamed row's exponentials, behind the strips */
+    ptrdiff_t waiting_bytes;  /* of a streamed row's exponentials, behind the strips */
+    ptrdiff_t waiting_groups; /* of whose rows there are some at once */
     ptrdiff_t batch_groups;        /* at most BATCH_GROUPS: they go through each phase one after the other, or together
                                     * where they stay in_place */
     ptrdiff_t panel_groups;        /* read together, and written where writes_panels: see panel.h; 0: none are */
     ptrdiff_t group_scratch_bytes; /* of each of them */
+    ptrdiff_t blocks_bytes, blocks_at; /* of what is kept of a group's blocks; from a thread's scratch memory to it */
     ptrdiff_t scratch_bytes;       /* of a thread */
 };
 
@@ -66,7 +71,10 @@ static inline int writes_elements(const struct plan *plan)
 static inline int needs_max(const struct plan *plan) { return plan->operation != FSM_SOFTMAX_VJP; }
 
 struct group; /* one group's state: opaque memory of group_bytes, aligned to 64 */
-struct lines_ahead; /* what a vertical group's sums ask for meanwhile, NULL for nothing */
+
+/* A phase of blocks [first, end) of a group. */
+typedef void blocks_function(const struct plan *plan, struct group *group, ptrdiff_t first, ptrdiff_t end,
+                             void *scratch);
 
 struct kernels {
     ptrdiff_t lanes;
@@ -75,17 +83,17 @@ struct kernels {
     ptrdiff_t short_row, transposed_row;
     int overlap; /* whether horizontal groups can */
     int streams; /* whether there are stores that go past the caches */
-    size_t group_bytes, max_bytes, sums_bytes;
+    size_t group_bytes;
+    ptrdiff_t block_fields; /* reals that are kept of a block, for each row */
     /* Rows [first, last); writes their losses to `losses` where the job sums them. */
     void (*rows)(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, void *losses, void *scratch);
-    void (*begin)(const struct plan *plan, struct group *group, ptrdiff_t first, ptrdiff_t last);
-    void (*max_phase)(const struct plan *plan, const struct group *group, ptrdiff_t block, void *max, void *scratch);
-    void (*end_max)(const struct plan *plan, struct group *group, const void *maxima, ptrdiff_t count);
-    void (*sum_phase)(const struct plan *plan, const struct group *group, ptrdiff_t block, void *sums, void *scratch,
-                      struct lines_ahead *lines);
-    void (*end_sum)(const struct plan *plan, struct group *group, const void *sums, ptrdiff_t count,
-                    void *losses);
-    void (*write_phase)(const struct plan *plan, const struct group *group, ptrdiff_t block, void *scratch);
+    /* A group's rows; what is to be kept of their blocks goes to `blocks`. */
+    void (*begin)(const struct plan *plan, struct group *group, ptrdiff_t first, ptrdiff_t last, void *blocks);
+    blocks_function *max_of_blocks; /* not where sums go by block */
+    void (*end_max_of_blocks)(const struct plan *plan, struct group *group);
+    blocks_function *sum_of_blocks;
+    void (*end_sum_of_blocks)(const struct plan *plan, struct group *group, void *losses);
+    blocks_function *write_blocks;
 };
 
 /* Set by dispatch.c, each for float32 and float64. */

@@ -8,7 +8,7 @@
 /* In two steps, as all that follows the sums: see end_groups. */
 INLINE void set_rest(struct group *group)
 {
-    group->rest = divide_pairs(group->sums.total, as_pair(group->largest));
+    group->rest = divide_pairs(group->sums.total, as_pair(group->frame.largest));
 }
 
 /* ln S as a pair; NaN where the row holds a NaN, an infinite max or nothing. */
@@ -17,10 +17,10 @@ INLINE void set_log_sum(struct group *group) { group->log_sum = log_of_sum(group
 /* max + log_sum; the max itself where it is infinite, unless there is a NaN. */
 static vec logsumexp_of(const struct group *group, struct pair log_sum)
 {
-    struct pair sum = two_sum(group->row_max, log_sum.high);
+    struct pair sum = two_sum(group->frame.max, log_sum.high);
     vec finite = sum.high + (sum.low + log_sum.low);
     vec nan_or_zero = group->sums.total.high * splat(0);
-    return choose(less(splat(REAL_MAX), absolute(group->row_max)), group->row_max + nan_or_zero, finite);
+    return choose(less(splat(REAL_MAX), absolute(group->frame.max)), group->frame.max + nan_or_zero, finite);
 }
 
 /* With factors: sum(b * e**x) = e**max * (ties + q), of either sign. An infinite element
@@ -37,14 +37,15 @@ static void end_weighted(const struct plan *plan, struct group *group)
     /* What is left may be too small a part of the largest exponential: it is taken times SUM_SCALE, before the division
      * where there are no ties. */
     lane_mask is_small = less(absolute(sum.high), splat(1 / SUM_SCALE)), has_ties = differ(ties, zero);
-    struct pair enlarged = divide_pairs((struct pair){total * up, group->sums.total.low * up}, as_pair(group->largest));
+    struct pair largest = as_pair(group->frame.largest);
+    struct pair enlarged = divide_pairs((struct pair){total * up, group->sums.total.low * up}, largest);
     enlarged = two_sum(choose(has_ties, sum.high * up, enlarged.high), choose(has_ties, sum.low * up, enlarged.low));
     sum = (struct pair){choose(is_small, enlarged.high, sum.high), choose(is_small, enlarged.low, sum.low)};
     vec value = sum.high;
     /* Infinite terms decide alone; their pairs have no low part. */
     value = choose(equal(absolute(q.high), infinity), q.high + ties, value);
     value = choose(equal(absolute(ties), infinity), total + ties, value);
-    value = choose(equal(group->row_max, -infinity), zero, value);
+    value = choose(equal(group->frame.max, -infinity), zero, value);
     /* A NaN of x or b is in the total, whatever became of it on the way here. */
     value = choose(equal(total, total) & equal(ties, ties), value, nan);
 

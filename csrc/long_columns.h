@@ -7,7 +7,7 @@
 #ifndef FASTSOFTMAX_LONG_COLUMNS_H
 #define FASTSOFTMAX_LONG_COLUMNS_H
 
-#include "group.h"
+#include "blocks.h"
 
 /* Lines that one group goes through before the next does: some steps of each chain. Measured with 8 to 1000 columns:
  * half as many take 0.9 to 1.2 of the time, a quarter 0.9 to 1.4, twice or four times as many 0.9 to 1.1. */
@@ -63,10 +63,10 @@ static void extremes_of_columns(const struct group groups[], ptrdiff_t count, pt
                                 struct extremes extremes[])
 {
     struct lines_ahead lines = lines_of_groups(&groups->rows[FSM_X], count, first, end);
-    for (ptrdiff_t g = 0; g < count; g++) extremes[g] = no_extremes();
+    EACH_GROUP(g, count) extremes[g] = no_extremes();
     for (ptrdiff_t i = first; i < end; i += LINES_OF_PART) {
         ptrdiff_t length = end - i < LINES_OF_PART ? end - i : LINES_OF_PART;
-        for (ptrdiff_t g = 0; g < count; g++) {
+        EACH_GROUP(g, count) {
             const struct row_pointers *x = &groups[g].rows[FSM_X];
             extremes[g] = extremes_of_lines(extremes[g], element(x, 0, i), step_between_lines(x), length, &lines);
         }
@@ -76,10 +76,11 @@ static void extremes_of_columns(const struct group groups[], ptrdiff_t count, pt
 /* ---- Phase 2 ---------------------------------------------------------------------------- */
 
 /* Of a block; functions[g] sums the strips of group g, and stores its exponentials in the output if `stores`. */
-static void sums_in_parts(const struct plan *plan, const struct group groups[], ptrdiff_t count, ptrdiff_t block,
-                          sums_function *const functions[], int stores, struct row_sums sums[], void *scratch)
+static void sums_in_parts(const struct plan *plan, const struct group groups[], const struct frame frames[],
+                          ptrdiff_t count, ptrdiff_t block, sums_function *const functions[], int stores,
+                          struct row_sums sums[], void *scratch)
 {
-    ptrdiff_t first = block * BLOCK, length = block_length(plan, block);
+    ptrdiff_t first = block_start(plan, block), length = block_length(plan, block);
     struct lines_ahead lines = stores ? lines_of_groups_and_output(groups, count, first, first + length)
                                       : lines_of_groups(&groups->rows[FSM_X], count, first, first + length);
     struct sum_strips strips = {.vertical = 1, .end = 1, .lines = &lines};
@@ -89,13 +90,12 @@ static void sums_in_parts(const struct plan *plan, const struct group groups[], 
         strips.length = length - i < LINES_OF_PART ? length - i : LINES_OF_PART;
         strips.is_first = i == 0;
         strips.is_last = i + strips.length == length;
-        for (ptrdiff_t g = 0; g < count; g++) {
+        EACH_GROUP(g, count) {
             strips.x[0] = element(&groups[g].rows[FSM_X], 0, first + i);
             if (stores) strips.e[0] = element(&groups[g].rows[FSM_OUT], 0, first + i);
             strips.chains = (struct chain *)scratch + g * CHAINS;
-            strips.shift = &groups[g].shift;
-            strips.row_max = &groups[g].row_max;
-            if (strips.is_last) sums[g] = (struct row_sums){0}; /* as in sum_phase */
+            strips.shift = &frames[g].shift;
+            strips.row_max = &frames[g].max;
             functions[g](&strips, &sums[g]);
         }
     }
@@ -123,22 +123,33 @@ NOT_INLINE void write_strided(const real *from, ptrdiff_t from_step, real *to, p
     *lines_ahead = lines;
 }
 
-/* Elements [first, end) of each row whose last step it is, from their exponentials in the output or from x. */
-static void write_columns(const struct plan *plan, const struct group groups[], ptrdiff_t count, ptrdiff_t first,
-                          ptrdiff_t end)
+/* The exponentials of a block in the output. */
+static void lower_columns(const struct plan *plan, const struct group *group, ptrdiff_t block, vec lowering)
 {
+    const struct row_pointers *out = &group->rows[FSM_OUT];
+    for (ptrdiff_t i = block_start(plan, block); i < block_start(plan, block) + block_length(plan, block); i++)
+        store(element(out, 0, i), load(element(out, 0, i)) * lowering);
+}
+
+/* A block of each row whose last step it is, from their exponentials in the output or from x. */
+static void write_columns(const struct plan *plan, const struct group groups[], ptrdiff_t count, ptrdiff_t block)
+{
+    ptrdiff_t first = block_start(plan, block), end = first + block_length(plan, block);
     enum last_step last[BATCH_GROUPS];
     struct last_values values[BATCH_GROUPS];
     int is_log = plan->operation == FSM_LOG_SOFTMAX;
-    for (ptrdiff_t g = 0; g < count; g++) {
+    EACH_GROUP(g, count) {
         last[g] = last_step_of_group(plan, &groups[g]);
-        values[g] = last_values_of(&groups[g], last[g]);
+        struct block_factors factors = {0};
+        if (!is_log && last[g] != COPY) factors = factors_of_block(plan, &groups[g], block);
+        if (factors.are_lowered) lower_columns(plan, &groups[g], block, factors.lowering);
+        values[g] = last_values_of(&groups[g], last[g], &factors.factor);
     }
     struct lines_ahead lines = is_log ? lines_of_groups_and_output(groups, count, first, end)
                                       : lines_of_groups(&groups->rows[FSM_OUT], count, first, end);
     for (ptrdiff_t i = first; i < end; i += LINES_OF_PART) {
         ptrdiff_t length = end - i < LINES_OF_PART ? end - i : LINES_OF_PART;
-        for (ptrdiff_t g = 0; g < count; g++) {
+        EACH_GROUP(g, count) {
             const struct row_pointers *out = &groups[g].rows[FSM_OUT], *from = is_log ? &groups[g].rows[FSM_X] : out;
             if (last[g] == COPY) continue;
             write_strided(element(from, 0, i), step_between_lines(from), element(out, 0, i), step_between_lines(out),

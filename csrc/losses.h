@@ -133,7 +133,7 @@ static const real *read_dense_targets(const struct plan *plan, const struct grou
                                       ptrdiff_t strip, void *scratch)
 {
     const struct fsm_job *job = plan->job;
-    ptrdiff_t first = block * BLOCK, size = strip_size(plan, block);
+    ptrdiff_t first = block_start(plan, block), size = strip_size(plan, block);
     real *targets = strip_memory(plan, scratch, STRIP_SECOND);
     vec keep = splat((real)(1 - job->label_smoothing));
     vec spread = splat(uniform_target(job));
@@ -152,7 +152,7 @@ static const real *read_dense_targets(const struct plan *plan, const struct grou
 /* e * factor - step at each row's label */
 static void set_at_label(const struct plan *plan, struct group *group, struct pair step)
 {
-    vec value = rounded(shifted_exp(group->label_logit, &group->shift, plan->is_scaled, 0));
+    vec value = rounded(shifted_exp(group->label_logit, &group->frame.shift, plan->is_scaled, 0));
     group->at_label = less_step(value, group->factor, step);
 }
 
@@ -167,7 +167,7 @@ static void end_cross_entropy(const struct plan *plan, struct group *group, real
 {
     const struct fsm_job *job = plan->job;
     struct pair log_sum = group->log_sum;
-    vec distance = group->row_max - group->label_logit;
+    vec distance = group->frame.max - group->label_logit;
     struct pair cost = two_product(distance, group->target);
     struct pair mass = {group->target, splat(0)};
     /* A target of 0 costs nothing, even at an infinite distance. */
@@ -211,7 +211,7 @@ static void end_cross_entropy(const struct plan *plan, struct group *group, real
 /* What every exponential is multiplied by in the gradient. */
 static void set_gradient_factor(struct group *group)
 {
-    struct pair ties = multiply_pairs(as_pair(group->largest), (struct pair){group->sums.ties, splat(0)});
+    struct pair ties = multiply_pairs(as_pair(group->frame.largest), (struct pair){group->sums.ties, splat(0)});
     struct pair sum = add_pairs(group->sums.total, ties);
     group->factor = multiply_pairs(group->slope, reciprocal(fast_two_sum(sum.high, sum.low)));
 }
@@ -243,7 +243,7 @@ static void clear_ignored(const struct plan *plan, const struct group *group, pt
 static void write_at_labels(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t strip,
                             real *out)
 {
-    ptrdiff_t first = block * BLOCK, length = block_length(plan, block);
+    ptrdiff_t first = block_start(plan, block), length = block_length(plan, block);
     EACH_LANE_OF_STRIP(plan, group, strip, lane)
     {
         if (label_in_block(group, lane, first, length))
@@ -254,7 +254,7 @@ static void write_at_labels(const struct plan *plan, const struct group *group, 
 /* The same for vertical groups in their place. */
 static void write_at_labels_in_place(const struct plan *plan, const struct group *group, ptrdiff_t block)
 {
-    ptrdiff_t first = block * BLOCK, length = block_length(plan, block);
+    ptrdiff_t first = block_start(plan, block), length = block_length(plan, block);
     for (ptrdiff_t lane = 0; lane < group->count; lane++)
         if (label_in_block(group, lane, first, length))
             *element(&group->rows[FSM_OUT], lane, group->label[lane]) = group->at_label[lane];
@@ -267,11 +267,11 @@ static void write_at_label_of_rows(const struct group *group)
         *element(&group->rows[FSM_OUT], lane, group->label[lane]) = group->at_label[lane];
 }
 
+/* `factor` is that of the exponentials e, in this strip. */
 static void write_gradient(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t strip,
-                           const real *e, real *out, void *scratch)
+                           struct pair factor, const real *e, real *out, void *scratch)
 {
-    ptrdiff_t first = block * BLOCK, length = block_length(plan, block), size = strip_size(plan, block);
-    struct pair factor = pair_in_strip(plan->vertical, &group->factor, strip);
+    ptrdiff_t first = block_start(plan, block), length = block_length(plan, block), size = strip_size(plan, block);
     struct pair upstream = pair_in_strip(plan->vertical, &group->upstream, strip);
     if (plan->has_dense_targets) {
         if (plan->has_uniform_targets) {
@@ -301,7 +301,7 @@ static void write_grad_hess(const struct plan *plan, const struct group *group, 
                             const real *e, void *scratch)
 {
     const struct fsm_job *job = plan->job;
-    ptrdiff_t first = block * BLOCK, length = block_length(plan, block), size = strip_size(plan, block);
+    ptrdiff_t first = block_start(plan, block), length = block_length(plan, block), size = strip_size(plan, block);
     const real *given = has(plan, FSM_SECOND) ? read_second(plan, group, block, strip, scratch) : NULL;
     const struct row_pointers *gradient_rows = &group->rows[FSM_OUT], *hessian_rows = &group->rows[FSM_HESSIAN];
     real *gradient = strip_to_write(gradient_rows, plan->vertical, strip, first, strip_memory(plan, scratch, STRIP_X));

@@ -63,89 +63,176 @@ static real *exponentials_of_row(const struct plan *plan, const struct group *gr
                                  void *scratch)
 {
     if (plan->streamed) return waiting_row(plan, group, block, row, scratch);
-    return element(&group->rows[FSM_OUT], row, block * BLOCK);
+    return element(&group->rows[FSM_OUT], row, block_start(plan, block));
 }
 
-/* A block of each; `last` is what is left to do with the previous group's, COPY if nothing alongside. */
-static void overlapped_block(const struct plan *plan, ptrdiff_t block, const struct group *previous,
-                             const struct group *group, const struct group *next, enum last_step last,
-                             struct extremes *next_extremes, struct row_sums *sums_of_block, void *scratch)
+/* What goes through a turn together: a block of the group that is summed, relative to `frame`; the same block of the
+ * one that is written, NULL if there is none; a block of the one whose extremes are found, NULL if there is none. */
+struct turn {
+    const struct group *written, *group, *next;
+    const struct frame *frame;
+    ptrdiff_t block, next_block;
+};
+
+/* `last` is what is left to do with what is written; COPY: nothing alongside. `factor` is that of its exponentials. */
+INLINE void overlapped_block(const struct plan *plan, const struct turn *turn, enum last_step last,
+                             struct pair factor, struct extremes *next_extremes, struct row_sums *found, void *scratch)
 {
+    const struct group *written = turn->written, *group = turn->group, *next = turn->next;
     struct row_sums of_row[LANES];
     struct extremes of_strip[LANES];
-    struct sum_strips sums = {.length = block_length(plan, block),
+    struct sum_strips sums = {.length = block_length(plan, turn->block),
                               .end = group->count,
-                              .shift = &group->shift,
-                              .row_max = &group->row_max};
+                              .shift = &turn->frame->shift,
+                              .row_max = &turn->frame->max};
     struct strips_alongside alongside;
     alongside.extremes = of_strip;
-    if (last != COPY) alongside.values = last_values_of(previous, last == SCALE_BUT_LABEL ? SCALE : last);
-    if (last == SCALE_BUT_LABEL) alongside.at_label = previous->at_label;
-    ptrdiff_t first = block * BLOCK, next_count = next ? next->count : 0;
+    alongside.next_length = next ? block_length(plan, turn->next_block) : sums.length;
+    if (last != COPY) alongside.values = last_values_of(written, last == SCALE_BUT_LABEL ? SCALE : last, &factor);
+    if (last == SCALE_BUT_LABEL) alongside.at_label = written->at_label;
+    ptrdiff_t first = block_start(plan, turn->block), next_first = block_start(plan, turn->next_block);
+    ptrdiff_t next_count = next ? next->count : 0;
     for (ptrdiff_t r = 0; r < group->count; r++) {
         sums.x[r] = element(&group->rows[FSM_X], r, first);
-        if (stores_exponentials(plan)) sums.e[r] = exponentials_of_row(plan, group, block, r, scratch);
-        alongside.next[r] = r < next_count ? element(&next->rows[FSM_X], r, first) : sums.x[r];
+        if (stores_exponentials(plan)) sums.e[r] = exponentials_of_row(plan, group, turn->block, r, scratch);
+        alongside.next[r] = r < next_count ? element(&next->rows[FSM_X], r, next_first) : sums.x[r];
         if (last == COPY) continue;
-        alongside.to[r] = element(&previous->rows[FSM_OUT], r, first);
-        if (last == SCALE_BUT_LABEL) alongside.label[r] = previous->label[r] - first;
-        if (last == TO_LOG) alongside.from[r] = element(&previous->rows[FSM_X], r, first);
-        else alongside.from[r] = exponentials_of_row(plan, previous, block, r, scratch);
+        alongside.to[r] = element(&written->rows[FSM_OUT], r, first);
+        if (last == SCALE_BUT_LABEL) alongside.label[r] = written->label[r] - first;
+        if (last == TO_LOG) alongside.from[r] = element(&written->rows[FSM_X], r, first);
+        else alongside.from[r] = exponentials_of_row(plan, written, turn->block, r, scratch);
     }
-    overlapped_function_of(plan, last, are_unclamped(plan, group, 0, group->count))(&sums, of_row, &alongside);
-    if (plan->blocks > 1) *sums_of_block = (struct row_sums){0};
-    sums_across_lanes(of_row, group->count, keeps_max_out(plan), 0, sums_of_block);
+    overlapped_function_of(plan, last, are_unclamped(plan, turn->frame, 0, group->count))(&sums, of_row, &alongside);
+    sums_across_lanes(of_row, group->count, keeps_max_out(plan), 0, found);
     if (next) *next_extremes = extremes_across_lanes(of_strip, next->count);
 }
 
-/* `previous` is NULL before the first group and `next` after the last one. */
-static void overlapped_phases(const struct plan *plan, const struct group *previous, struct group *group,
-                              const struct group *next, struct extremes *next_extremes, void *scratch)
+/* The same, and what cannot be done alongside. */
+INLINE void overlapped_phases(const struct plan *plan, struct turn turn, enum last_step last,
+                              struct extremes *next_extremes, struct row_sums *found, void *scratch)
 {
-    int writes = previous && writes_elements(plan);
-    enum last_step last = writes && previous->count == group->count ? last_step_of_group(plan, previous) : COPY;
-    if (plan->is_scaled && last == SCALE_OR_ONE) last = COPY; /* seldom enough for a function less */
-    int writes_labels = last == SCALE && plan->operation == FSM_CROSS_ENTROPY;
-    /* With the gradient at its label in place: a line that has gone past the caches would be read again for it. */
-    if (writes_labels && plan->streamed) {
-        last = SCALE_BUT_LABEL;
-        writes_labels = 0;
-    }
-    for (ptrdiff_t block = 0; block < plan->blocks; block++) {
-        struct row_sums sums;
-        struct extremes extremes;
-        int fills_a_vector = block_length(plan, block) >= LANES;
-        if (fills_a_vector) {
-            overlapped_block(plan, block, previous, group, next, last, &extremes, &sums, scratch);
-        } else {
-            if (next) max_phase(plan, next, block, &extremes, scratch);
-            sum_phase(plan, group, block, &sums, scratch, NULL);
-        }
-        if (writes && (last == COPY || !fills_a_vector)) write_phase(plan, previous, block, scratch);
-        group->sums = block ? add_sums(group->sums, sums) : sums;
-        if (next) *next_extremes = block ? join(*next_extremes, extremes) : extremes;
-    }
-    if (writes_labels) write_at_label_of_rows(previous);
+    const struct group *next = turn.next;
+    struct block_factors factors = {0};
+    if (turn.written && stores_exponentials(plan)) factors = factors_of_block(plan, turn.written, turn.block);
+    if (factors.are_lowered) last = COPY;
+    int fills_a_vector = block_length(plan, turn.block) >= LANES;
+    if (next && !(fills_a_vector && block_length(plan, turn.next_block) >= LANES)) turn.next = NULL;
+    if (!fills_a_vector) last = COPY;
+    /* First: the exponentials of this group may take the place of those. */
+    if (turn.written && last == COPY) write_phase(plan, turn.written, turn.block, scratch);
+    if (fills_a_vector) overlapped_block(plan, &turn, last, factors.factor, next_extremes, found, scratch);
+    else sum_phase(plan, turn.group, turn.frame, turn.block, found, scratch, NULL);
+    if (next && !turn.next) max_phase(plan, next, turn.next_block, next_extremes, scratch);
 }
 
-/* Rows [first, last), more than a group of them. */
+/* What is left to do of a group while the next one is summed. */
+static enum last_step step_alongside(const struct plan *plan, const struct group *written, const struct group *group)
+{
+    if (!written || written->count != group->count) return COPY;
+    enum last_step step = last_step_of_group(plan, written);
+    if (plan->is_scaled && step == SCALE_OR_ONE) return COPY; /* seldom enough for a function less */
+    /* With the gradient at its label in place: a line that has gone past the caches would be read again for it. */
+    if (plan->streamed && step == SCALE && plan->operation == FSM_CROSS_ENTROPY) return SCALE_BUT_LABEL;
+    return step;
+}
+
+static struct extremes extremes_of_blocks(const struct plan *plan, const struct group *group, void *scratch)
+{
+    struct extremes of_row = no_extremes(), of_block;
+    for (ptrdiff_t block = 0; block < plan->blocks; block++) {
+        max_phase(plan, group, block, &of_block, scratch);
+        of_row = join(of_row, of_block);
+    }
+    return of_row;
+}
+
+/* Rows [first, last), more than a group of them, each relative to its own max. */
 static void run_overlapped(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch)
 {
-    struct group groups[3], *previous = NULL, *group = groups;
+    struct group groups[OVERLAPPED_GROUPS], *written = NULL, *group = groups;
     struct extremes extremes;
-    begin(plan, group, first, first + plan->group_rows);
-    max_of_blocks(plan, group, &extremes, scratch);
+    begin(plan, group, first, first + plan->group_rows, NULL);
+    extremes = extremes_of_blocks(plan, group, scratch);
     for (ptrdiff_t number = 1; group; number++) {
-        end_max(plan, group, &extremes, 1);
+        end_max_batch(plan, group, 1, &extremes);
         ptrdiff_t end = group->first_row + group->count, left = last - end;
-        struct group *next = left > 0 ? &groups[number % 3] : NULL;
-        if (next) begin(plan, next, end, left < plan->group_rows ? last : end + plan->group_rows);
-        overlapped_phases(plan, previous, group, next, &extremes, scratch);
+        struct group *next = left > 0 ? &groups[number % OVERLAPPED_GROUPS] : NULL;
+        if (next) begin(plan, next, end, left < plan->group_rows ? last : end + plan->group_rows, NULL);
+        enum last_step step = step_alongside(plan, written, group);
+        for (ptrdiff_t block = 0; block < plan->blocks; block++) {
+            struct turn turn = {written, group, next, &group->frame, block, block};
+            struct extremes of_block;
+            struct row_sums sums = {0};
+            overlapped_phases(plan, turn, step, &of_block, &sums, scratch);
+            group->sums = block ? add_sums(group->sums, sums) : sums;
+            if (next) extremes = block ? join(extremes, of_block) : of_block;
+        }
+        if (step == SCALE && plan->operation == FSM_CROSS_ENTROPY) write_at_label_of_rows(written);
         end_groups(plan, group, 1, losses ? losses + (group->first_row - first) : NULL);
-        previous = group;
+        written = writes_elements(plan) ? group : NULL;
         group = next;
     }
-    if (writes_elements(plan)) write_blocks(plan, previous, scratch);
+    for (ptrdiff_t block = 0; written && block < plan->blocks; block++) write_phase(plan, written, block, scratch);
+}
+
+/* ---- Rows whose blocks are summed each relative to its own max ---------------------------- */
+
+/* A block's extremes are found two turns before it is summed, and its frame is ready one turn before: what is made of
+ * them in between would have to be waited for. */
+struct blocks_ahead {
+    struct frame frames[2];
+    int now;                  /* the frame of the block whose turn it is; the other is the next one's */
+    struct extremes extremes; /* of the block after that one, when its turn is over */
+};
+
+static void begin_ahead(const struct plan *plan, const struct group *group, ptrdiff_t first, ptrdiff_t end,
+                        struct blocks_ahead *ahead, void *scratch)
+{
+    max_phase(plan, group, first, &ahead->extremes, scratch);
+    ahead->now = 0;
+    begin_block(plan, group, first, ahead->extremes, &ahead->frames[0]);
+    if (first + 1 < end) max_phase(plan, group, first + 1, &ahead->extremes, scratch);
+}
+
+/* Blocks [first, end) of a group, and what is done alongside. */
+static void overlapped_blocks(const struct plan *plan, const struct group *written, struct group *group,
+                              const struct group *next, ptrdiff_t first, ptrdiff_t end, struct blocks_ahead *ahead,
+                              void *scratch)
+{
+    enum last_step step = step_alongside(plan, written, group);
+    for (ptrdiff_t number = first; number < end; number++) {
+        ptrdiff_t after = number + 2;
+        if (number + 1 < end) begin_block(plan, group, number + 1, ahead->extremes, &ahead->frames[!ahead->now]);
+        else if (next) begin_block(plan, next, 0, ahead->extremes, &ahead->frames[!ahead->now]);
+        /* All of the row's blocks have begun: done while the last one is summed. */
+        if (number + 1 == plan->blocks && first == 0) relate_blocks(plan, group);
+        struct turn turn = {written, group, after < end ? group : next, &ahead->frames[ahead->now], number,
+                            after < end ? after : after - end};
+        struct row_sums sums = {0};
+        overlapped_phases(plan, turn, step, &ahead->extremes, &sums, scratch);
+        KEEP_OF_BLOCK(plan, group, number, sums, sums);
+        ahead->now = !ahead->now;
+    }
+    if (step == SCALE && plan->operation == FSM_CROSS_ENTROPY) write_at_label_of_rows(written);
+}
+
+/* Rows [first, last). */
+static void run_overlapped_blocks(const struct plan *plan, ptrdiff_t first, ptrdiff_t last, real *losses, void *scratch)
+{
+    struct group groups[OVERLAPPED_GROUPS], *written = NULL;
+    struct blocks_ahead ahead;
+    begin(plan, groups, first, first + 1, group_blocks(plan, scratch, 0));
+    begin_ahead(plan, groups, 0, plan->blocks, &ahead, scratch);
+    for (ptrdiff_t row = first; row < last; row++) {
+        ptrdiff_t place = (row - first) % OVERLAPPED_GROUPS, next_place = (place + 1) % OVERLAPPED_GROUPS;
+        struct group *group = &groups[place], *next = row + 1 < last ? &groups[next_place] : NULL;
+        if (next) begin(plan, next, row + 1, row + 2, group_blocks(plan, scratch, next_place));
+        overlapped_blocks(plan, written, group, next, 0, plan->blocks, &ahead, scratch);
+        join_sums_of_blocks(plan, group);
+        end_groups(plan, group, 1, losses ? losses + (row - first) : NULL);
+        written = writes_elements(plan) ? group : NULL;
+    }
+    for (ptrdiff_t number = 0; written && number < plan->blocks; number++) write_phase(plan, written, number, scratch);
 }
 
 #endif

@@ -3,7 +3,7 @@
 #ifndef FASTSOFTMAX_PHASES_H
 #define FASTSOFTMAX_PHASES_H
 
-#include "group.h"
+#include "blocks.h"
 #include "logsumexp.h"
 #include "long_columns.h"
 #include "losses.h"
@@ -13,10 +13,30 @@ INLINE int has_targets(const struct plan *plan)
     return plan->operation == FSM_CROSS_ENTROPY || plan->operation == FSM_GRAD_HESS;
 }
 
-static void begin(const struct plan *plan, struct group *group, ptrdiff_t first, ptrdiff_t last)
+/* `blocks` is where those of rows that have several are kept. */
+static void begin(const struct plan *plan, struct group *group, ptrdiff_t first, ptrdiff_t last, void *blocks)
 {
     begin_rows(plan, group, first, last);
-    if (has_targets(plan)) read_targets(plan, group);
+    if (plan->blocks > 1) group->blocks = blocks;
+    if (!has_targets(plan)) return;
+    read_targets(plan, group);
+    /* Block by block exponentials may have taken the logits' place when the max is known. */
+    if (plan->sums_by_block) read_label_logits(group);
+}
+
+/* Groups of rows [first, last), `most` or fewer; returns how many. */
+static ptrdiff_t begin_batch(const struct plan *plan, struct group *groups, ptrdiff_t most, ptrdiff_t first,
+                             ptrdiff_t last, void *scratch)
+{
+    ptrdiff_t count = 0;
+    for (ptrdiff_t row = first; count < most && row < last; count++) {
+        ptrdiff_t end = row + plan->group_rows - (row + plan->skew) % plan->group_rows;
+        if (end > last) end = last;
+        begin(plan, &groups[count], row, end, group_blocks(plan, scratch, count));
+        if (plan->in_place && !lies_in_lines(plan, &groups[count])) return count ? count : 1;
+        row = end;
+    }
+    return count;
 }
 
 static const real *x_of_strip(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t strip,
@@ -28,28 +48,19 @@ static const real *x_of_strip(const struct plan *plan, const struct group *group
 
 /* ---- Phase 1: the max, and how low the row reaches ------------------------------------------------ */
 
-static void max_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *extremes_out,
+static void max_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, struct extremes *result,
                       void *scratch)
 {
-    struct extremes of_strip[LANES], *result = extremes_out;
+    struct extremes of_strip[LANES];
     ptrdiff_t count = strip_count(plan, group), size = strip_size(plan, block);
     if (plan->in_place && lies_in_lines(plan, group)) {
-        extremes_of_columns(group, 1, block * BLOCK, block * BLOCK + block_length(plan, block), result);
+        ptrdiff_t first = block_start(plan, block);
+        extremes_of_columns(group, 1, first, first + block_length(plan, block), result);
         return;
     }
     for (ptrdiff_t strip = 0; strip < count; strip++)
         of_strip[strip] = extremes_of_strip(x_of_strip(plan, group, block, strip, scratch), size);
     *result = plan->vertical ? of_strip[0] : extremes_across_lanes(of_strip, count);
-}
-
-static void max_of_blocks(const struct plan *plan, const struct group *group, struct extremes *extremes, void *scratch)
-{
-    max_phase(plan, group, 0, extremes, scratch);
-    for (ptrdiff_t block = 1; block < plan->blocks; block++) {
-        struct extremes of_block;
-        max_phase(plan, group, block, &of_block, scratch);
-        *extremes = join(*extremes, of_block);
-    }
 }
 
 /* Whether some row's others may sum to so little that end_softmax finds its max certain: not
@@ -58,23 +69,53 @@ INLINE int may_be_certain(const struct plan *plan, struct extremes of_row, vec t
 {
     vec bound = splat((real)MANTISSA_BITS * LN2);
     if (plan->is_scaled) bound *= temperature;
-    return plan->job->n == 1 || any_lane(~less(of_row.max - of_row.low, bound));
+    return plan->job->n == 1 || any_lane(~less(of_row.max - negative_part(of_row.low), bound));
 }
 
-static void end_max(const struct plan *plan, struct group *group, const void *extremes, ptrdiff_t count)
+INLINE void end_max(const struct plan *plan, struct group *group, struct extremes of_row)
 {
-    const struct extremes *of_block = extremes;
-    struct extremes of_row = of_block[0];
-    for (ptrdiff_t block = 1; block < count; block++) of_row = join(of_row, of_block[block]);
-    of_row.low = negative_part(of_row.low);
-    vec row_max = of_row.max;
-    if (plan->operation == FSM_LOG_SOFTMAX_VJP) row_max = max(splat(-EXP_LIMIT), min(splat(EXP_LIMIT), row_max));
-    group->row_max = row_max;
-    group->clamped = set_shift(&group->shift, row_max, of_row.low, group->temperature, plan->is_scaled);
+    if (plan->operation == FSM_LOG_SOFTMAX_VJP) of_row.max = max(splat(-EXP_LIMIT), min(splat(EXP_LIMIT), of_row.max));
+    set_frame(plan, &group->frame, of_row, group->temperature);
     group->certain = may_be_certain(plan, of_row, group->temperature);
-    if (keeps_max_out(plan) || group->certain)
-        group->largest = shifted_exp(row_max, &group->shift, plan->is_scaled, 0);
-    if (has_targets(plan)) read_label_logits(group);
+    if (keeps_max_out(plan) || group->certain) set_largest(plan, &group->frame);
+    if (has_targets(plan) && !plan->sums_by_block) read_label_logits(group);
+}
+
+static void end_max_batch(const struct plan *plan, struct group *groups, ptrdiff_t count,
+                          const struct extremes *extremes)
+{
+    EACH_GROUP(g, count) end_max(plan, &groups[g], extremes[g]);
+}
+
+/* The frame of a block that is summed relative to its own max. */
+static void begin_block(const struct plan *plan, const struct group *group, ptrdiff_t number, struct extremes extremes,
+                        struct frame *frame)
+{
+    KEEP_OF_BLOCK(plan, group, number, extremes, extremes);
+    set_frame_of_block(plan, frame, extremes, group->temperature);
+    lane_mask is_plain = equal(frame->shift.subtract, splat(0)) & less(splat(-(real)__builtin_inf()), frame->max);
+    vec magic = choose(is_plain, frame->shift.magic, splat((real)__builtin_nan("")));
+    KEEP_OF_BLOCK(plan, group, number, magic, magic);
+    if (!keeps_max_out(plan)) return;
+    struct pair largest = exponential_in(plan, &frame->shift, frame->max);
+    KEEP_OF_BLOCK(plan, group, number, largest, largest);
+}
+
+static void end_max_of_blocks(const struct plan *plan, struct group *group)
+{
+    struct extremes of_row = no_extremes(), of_block;
+    for (ptrdiff_t number = 0; number < plan->blocks; number++) {
+        READ_OF_BLOCK(plan, group, number, extremes, of_block);
+        of_row = join(of_row, of_block);
+    }
+    end_max_batch(plan, group, 1, &of_row);
+}
+
+/* The same when all blocks have begun, and how their frames relate to the rows'. */
+static void relate_blocks(const struct plan *plan, struct group *group)
+{
+    end_max_of_blocks(plan, group);
+    for (ptrdiff_t number = 0; number < plan->blocks; number++) relate_block(plan, group, number);
 }
 
 /* ---- Phase 2: the sums ------------------------------------------------------------------ */
@@ -133,30 +174,29 @@ INLINE int stores_exponentials(const struct plan *plan)
     }
 }
 
-/* Of a block of groups that lie in lines. */
-static void sums_of_long_columns(const struct plan *plan, const struct group groups[], ptrdiff_t count,
-                                 ptrdiff_t block, struct row_sums sums[], void *scratch)
+/* Of a block of groups that lie in lines; frames[g] is that of group g. */
+static void sums_of_long_columns(const struct plan *plan, const struct group groups[], const struct frame frames[],
+                                 ptrdiff_t count, ptrdiff_t block, struct row_sums sums[], void *scratch)
 {
     sums_function *functions[BATCH_GROUPS], *function = sums_function_of(plan);
-    for (ptrdiff_t g = 0; g < count; g++)
-        functions[g] = any_lane(groups[g].clamped) ? function : unclamped(function);
-    sums_in_parts(plan, groups, count, block, functions, stores_exponentials(plan), sums, scratch);
+    EACH_GROUP(g, count)
+        functions[g] = any_lane(frames[g].clamped) ? function : unclamped(function);
+    sums_in_parts(plan, groups, frames, count, block, functions, stores_exponentials(plan), sums, scratch);
 }
 
-static void sum_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *sums_out,
-                      void *scratch, struct lines_ahead *lines)
+static void sum_phase(const struct plan *plan, const struct group *group, const struct frame *frame, ptrdiff_t block,
+                      struct row_sums *sums, void *scratch, struct lines_ahead *lines)
 {
-    struct row_sums of_row[LANES], *sums = sums_out;
+    struct row_sums of_row[LANES];
     if (plan->in_place && lies_in_lines(plan, group)) {
-        sums_of_long_columns(plan, group, 1, block, sums, scratch);
+        sums_of_long_columns(plan, group, frame, 1, block, sums, scratch);
         return;
     }
-    if (plan->blocks > 1) *sums = (struct row_sums){0}; /* some of it is left alone, but added up with other blocks' */
     enum fsm_operation operation = plan->operation;
     sums_function *sums_of = sums_function_of(plan);
     int has_second = plan->reads_targets || (operation != FSM_GRAD_HESS && has(plan, FSM_SECOND));
     const struct row_pointers *out = &group->rows[FSM_OUT];
-    ptrdiff_t first = block * BLOCK, count = strip_count(plan, group);
+    ptrdiff_t first = block_start(plan, block), count = strip_count(plan, group);
     struct sum_strips strips;
     strips.vertical = plan->vertical;
     strips.is_short = plan->job->n < SHORT_ROW;
@@ -166,8 +206,8 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
     strips.x_step = strips.e_step = LANES;
     strips.chains = NULL;
     if (plan->has_uniform_targets) strips.distance_scale = distance_scale(plan->job);
-    strips.shift = &group->shift;
-    strips.row_max = &group->row_max;
+    strips.shift = &frame->shift;
+    strips.row_max = &frame->max;
     /* A horizontal group of short rows has one row (are_transposed of run.c), and its sums in every lane. */
     int is_total = plan->vertical || strips.is_short;
     /* All rows of a group in one call, unless they have to be copied to the one place there is for a strip. */
@@ -188,7 +228,7 @@ static void sum_phase(const struct plan *plan, const struct group *group, ptrdif
         else if (has_second) strips.second = read_second(plan, group, block, s, scratch);
         /* The sum of g alone; where there is a second operand the strips come one by one. */
         if (operation == FSM_LOG_SOFTMAX_VJP) strips.x[s] = NULL;
-        int any_clamped = !needs_max(plan) || !are_unclamped(plan, group, s, strips.end);
+        int any_clamped = !needs_max(plan) || !are_unclamped(plan, frame, s, strips.end);
         sums_function *function = any_clamped ? sums_of : unclamped(sums_of);
         /* Before exponentials may take the logits' place; what it makes of the total is written over. */
         if (plan->has_uniform_targets) sums_distances(&strips, is_total ? sums : of_row);
@@ -210,7 +250,7 @@ static void write_selected(const struct plan *plan, const struct group *group)
         for (ptrdiff_t k = 0; k < job->n_selected; k++) {
             int64_t label = read_label(row_start(labels, lane) + k * labels->axis_stride, job->label_type);
             if (!is_class(job, label)) continue; /* changed since it was checked */
-            real x = *element(&group->rows[FSM_X], lane, (ptrdiff_t)label), row_max = group->row_max[lane];
+            real x = *element(&group->rows[FSM_X], lane, (ptrdiff_t)label), row_max = group->frame.max[lane];
             real distance = x - row_max;
             if (plan->is_scaled)
                 distance = scaled_distance(splat(x), splat(row_max), splat(group->temperature[lane]))[0];
@@ -227,11 +267,21 @@ static void end_softmax(struct group *group)
     group->factor = reciprocal(total);
     group->certain_above = splat(2);
     if (!group->certain) return;
-    struct pair largest = as_pair(group->largest);
+    struct pair largest = as_pair(group->frame.largest);
     vec others = (total.high - largest.high) + (total.low - largest.low);
     lane_mask certain = less(absolute(others), total.high * splat((real)1 / ((integer)4 << MANTISSA_BITS)));
     group->certain_above = choose(certain, splat((real)0.5), splat(2));
     group->certain = any_lane(certain);
+}
+
+static void join_sums_of_blocks(const struct plan *plan, struct group *group)
+{
+    struct row_sums of_block;
+    for (ptrdiff_t number = 0; number < plan->blocks; number++) {
+        if (plan->sums_by_block) of_block = sums_in_row(plan, group, number);
+        else READ_OF_BLOCK(plan, group, number, sums, of_block);
+        group->sums = number ? add_sums(group->sums, of_block) : of_block;
+    }
 }
 
 /* From the sums of `count` groups to what is written. Step by step for all of them: each step is a chain of operations
@@ -240,10 +290,10 @@ static void end_groups(const struct plan *plan, struct group *groups, ptrdiff_t 
 {
     enum fsm_operation operation = plan->operation;
     if (keeps_max_out(plan)) {
-        for (ptrdiff_t g = 0; g < count; g++) set_rest(&groups[g]);
-        for (ptrdiff_t g = 0; g < count && !plan->is_weighted; g++) set_log_sum(&groups[g]);
+        EACH_GROUP(g, count) set_rest(&groups[g]);
+        if (!plan->is_weighted) EACH_GROUP(g, count) set_log_sum(&groups[g]);
     }
-    for (ptrdiff_t g = 0; g < count; g++) {
+    EACH_GROUP(g, count) {
         struct group *group = &groups[g];
         switch (operation) {
         case FSM_SOFTMAX: end_softmax(group); break;
@@ -262,16 +312,8 @@ static void end_groups(const struct plan *plan, struct group *groups, ptrdiff_t 
         }
     }
     if (operation != FSM_CROSS_ENTROPY || !has(plan, FSM_OUT)) return;
-    for (ptrdiff_t g = 0; g < count; g++) set_gradient_factor(&groups[g]);
-    for (ptrdiff_t g = 0; g < count && !plan->has_dense_targets; g++) set_gradient_at_label(plan, &groups[g]);
-}
-
-static void end_sum(const struct plan *plan, struct group *group, const void *sums, ptrdiff_t count, void *losses)
-{
-    const struct row_sums *of_block = sums;
-    group->sums = of_block[0];
-    for (ptrdiff_t block = 1; block < count; block++) group->sums = add_sums(group->sums, of_block[block]);
-    end_groups(plan, group, 1, losses);
+    EACH_GROUP(g, count) set_gradient_factor(&groups[g]);
+    if (!plan->has_dense_targets) EACH_GROUP(g, count) set_gradient_at_label(plan, &groups[g]);
 }
 
 /* ---- Phase 3: the output ---------------------------------------------------------------- */
@@ -279,7 +321,7 @@ static void end_sum(const struct plan *plan, struct group *group, const void *su
 static void write_log_softmax(const struct plan *plan, const struct group *group, ptrdiff_t strip, const real *x,
                               real *out, ptrdiff_t size)
 {
-    vec row_max = in_strip(plan->vertical, &group->row_max, strip);
+    vec row_max = in_strip(plan->vertical, &group->frame.max, strip);
     vec log_sum = in_strip(plan->vertical, &group->log_sum.high, strip);
     if (plan->is_scaled) {
         vec temperature = in_strip(plan->vertical, &group->temperature, strip);
@@ -291,16 +333,10 @@ static void write_log_softmax(const struct plan *plan, const struct group *group
     }
 }
 
-/* 2**exponent of each lane, exponents within the normal range. */
-INLINE vec power_of_two(vec exponent)
-{
-    return (vec)((__builtin_convertvector(exponent, ivec) + EXPONENT_BIAS) << MANTISSA_BITS);
-}
-
 static void write_log_softmax_vjp(const struct plan *plan, const struct group *group, ptrdiff_t strip, const real *x,
                                   const real *g, real *out, ptrdiff_t size)
 {
-    struct exp_shift shift = shift_in_strip(plan->vertical, &group->shift, strip, 0);
+    struct exp_shift shift = shift_in_strip(plan->vertical, &group->frame.shift, strip, 0);
     struct pair total = pair_in_strip(plan->vertical, &group->sums.cost, strip);
     vec n = (splat(ROUND_MAGIC) - shift.magic) / splat(TABLE_SIZE);
     vec half = (n * splat((real)0.5) + splat(ROUND_MAGIC)) - splat(ROUND_MAGIC);
@@ -310,14 +346,16 @@ static void write_log_softmax_vjp(const struct plan *plan, const struct group *g
 
 static void write_phase(const struct plan *plan, const struct group *group, ptrdiff_t block, void *scratch)
 {
-    ptrdiff_t first = block * BLOCK, length = block_length(plan, block), size = strip_size(plan, block);
+    ptrdiff_t first = block_start(plan, block), length = block_length(plan, block), size = strip_size(plan, block);
     const struct row_pointers *out_rows = &group->rows[FSM_OUT];
     real *in_scratch = strip_memory(plan, scratch, STRIP_X);
     if (plan->in_place && lies_in_lines(plan, group) && last_step_of_group(plan, group) != COPY) {
-        write_columns(plan, group, 1, first, first + length);
+        write_columns(plan, group, 1, block);
         if (plan->operation == FSM_CROSS_ENTROPY) write_at_labels_in_place(plan, group, block);
         return;
     }
+    struct block_factors factors = {0};
+    if (stores_exponentials(plan)) factors = factors_of_block(plan, group, block);
     for (ptrdiff_t strip = 0; strip < strip_count(plan, group); strip++) {
         real *out = strip_to_write(out_rows, plan->vertical, strip, first, in_scratch);
         const real *from = in_scratch;
@@ -325,9 +363,13 @@ static void write_phase(const struct plan *plan, const struct group *group, ptrd
         else if (stores_exponentials(plan) && !stays_in_scratch(plan))
             from = read_operand(plan, group, FSM_OUT, block, strip, in_scratch);
         else if (!stays_in_scratch(plan)) from = read_x(plan, group, block, strip, scratch);
+        if (factors.are_lowered) {
+            EACH_VECTOR(size, lower_step, from, out, in_strip(plan->vertical, &factors.lowering, strip));
+            from = out;
+        }
+        struct pair factor = pair_in_strip(plan->vertical, &factors.factor, strip);
         switch (plan->operation) {
         case FSM_SOFTMAX: {
-            struct pair factor = pair_in_strip(plan->vertical, &group->factor, strip);
             vec certain_above = in_strip(plan->vertical, &group->certain_above, strip);
             lane_mask certain = less(certain_above, splat(1));
             int any = any_lane(certain);
@@ -337,7 +379,7 @@ static void write_phase(const struct plan *plan, const struct group *group, ptrd
             break;
         }
         case FSM_LOG_SOFTMAX: write_log_softmax(plan, group, strip, from, out, size); break;
-        case FSM_CROSS_ENTROPY: write_gradient(plan, group, block, strip, from, out, scratch); break;
+        case FSM_CROSS_ENTROPY: write_gradient(plan, group, block, strip, factor, from, out, scratch); break;
         case FSM_GRAD_HESS: write_grad_hess(plan, group, block, strip, from, scratch); continue;
         case FSM_SOFTMAX_VJP: {
             struct pair dot = pair_in_strip(plan->vertical, &group->sums.cost, strip);
@@ -355,11 +397,6 @@ static void write_phase(const struct plan *plan, const struct group *group, ptrd
         }
         if (!stays_in_scratch(plan)) write_strip(out_rows, plan->vertical, strip, group->count, first, length, out);
     }
-}
-
-static void write_blocks(const struct plan *plan, const struct group *group, void *scratch)
-{
-    for (ptrdiff_t block = 0; block < plan->blocks; block++) write_phase(plan, group, block, scratch);
 }
 
 #endif

@@ -21,9 +21,8 @@
 #define STREAM_BYTES ((ptrdiff_t)16 << 20)
 /* Bytes of the longest row whose exponentials wait in a thread's own memory meanwhile. */
 #define WAITING_ROW_BYTES ((ptrdiff_t)512 << 10)
-/* The same where groups overlap, and the longest that do. With 83 rows of 200,000 float32 both together take 0.75 of
- * the time of neither, overlapping alone 1.1; with rows of a million 1.05 and 1.3. */
-#define OVERLAPPED_ROW_BYTES ((ptrdiff_t)2 << 20)
+/* The same where groups overlap, of all rows that wait. */
+#define OVERLAPPED_WAITING_BYTES ((ptrdiff_t)4 << 20)
 /* Groups of a panel below which reading takes longer (measured: 1 takes 1.3 times as long as 4 to 25). */
 #define NARROW_PANEL ((ptrdiff_t)4)
 /* Bytes of the strips of a panel: they stay in a core's second-level cache. */
@@ -71,14 +70,20 @@ static int are_columns(const struct fsm_job *job, const struct fsm_operand *oper
     return operand->axis_stride != itemsize && operand->strides[last] == itemsize && job->shape[last] >= fewest;
 }
 
+/* Whether a step along any of the first dimensions leads to the same place in another line of the cache. */
+static int are_whole_lines(const struct fsm_job *job, const struct fsm_operand *operand, int dimensions)
+{
+    for (int d = 0; d < dimensions; d++)
+        if (job->shape[d] > 1 && operand->strides[d] % ALIGNMENT != 0) return 0;
+    return 1;
+}
+
 /* Every line of a panel begins as its first one does, relative to a line of the cache. */
 static int are_lines_alike(const struct fsm_job *job, const struct fsm_operand *operand, ptrdiff_t lanes)
 {
     int last = job->dimensions - 1;
-    if (operand->axis_stride % ALIGNMENT != 0 || (last > 0 && job->shape[last] % lanes != 0)) return 0;
-    for (int d = 0; d < last; d++)
-        if (operand->strides[d] % ALIGNMENT != 0) return 0;
-    return 1;
+    return operand->axis_stride % ALIGNMENT == 0 && (last == 0 || job->shape[last] % lanes == 0) &&
+           are_whole_lines(job, operand, last);
 }
 
 /* Whether long columns come from memory in panels that leave room for the next one: its lines may take half of the ways
@@ -103,6 +108,21 @@ static int sums_exponentials_alone(const struct plan *plan)
     case FSM_CROSS_ENTROPY: return !plan->has_dense_targets;
     default: return 0;
     }
+}
+
+/* Elements of the longest row that has one frame, of those of which nothing but exponentials is summed; of a longer
+ * one's blocks at most; and what they are a multiple of, whole cache lines. What there is to do for a block takes as
+ * long as 15 lines of 64 bytes: rows of 5000 float32 in blocks of 2500 took 1.08 of the time. */
+#define LONG_ROW ((ptrdiff_t)16384)
+#define LONG_BLOCK ((ptrdiff_t)8192)
+#define BLOCK_STEP ((ptrdiff_t)64)
+
+/* By n alone, as it decides the order of sums: blocks of one length but for the last one, as many for two and for four
+ * threads. */
+static ptrdiff_t length_of_long_block(ptrdiff_t n)
+{
+    ptrdiff_t blocks = round_up((n - 1) / LONG_BLOCK + 1, 4);
+    return round_up((n - 1) / blocks + 1, BLOCK_STEP);
 }
 
 static void plan_vertical(struct plan *plan, const struct kernels *kernels, int columns, int threads)
@@ -154,11 +174,14 @@ static void plan_horizontal(struct plan *plan, const struct kernels *kernels, in
     int last = job->dimensions - 1, waits = exponentials_wait(job->operation);
     int is_large = row_bytes * job->rows >= STREAM_BYTES;
     plan->overlaps = kernels->overlap && sums_exponentials_alone(plan) && !(plan->is_scaled && is_large) &&
-                     job->n >= kernels->short_row && row_bytes <= OVERLAPPED_ROW_BYTES && x->axis_stride == itemsize &&
+                     job->n >= kernels->short_row && x->axis_stride == itemsize &&
                      (!writes_elements(plan) || out->axis_stride == itemsize);
-    int fits = job->operation == FSM_LOG_SOFTMAX ||
-               (waits && row_bytes <= (plan->overlaps ? OVERLAPPED_ROW_BYTES : WAITING_ROW_BYTES));
+    /* Block by block a row's exponentials may take the place of those of the row before, if both begin alike. */
+    plan->waiting_groups = plan->overlaps && !(plan->blocks > 1 && are_whole_lines(job, out, job->dimensions)) ? 2 : 1;
+    ptrdiff_t longest = plan->overlaps ? OVERLAPPED_WAITING_BYTES / plan->waiting_groups : WAITING_ROW_BYTES;
+    int fits = job->operation == FSM_LOG_SOFTMAX || (waits && row_bytes <= longest);
     plan->streamed = kernels->streams && fits && has(plan, FSM_OUT) && out->axis_stride == itemsize && is_large;
+    plan->writes_alongside = !is_large || plan->streamed;
     ptrdiff_t group_bytes = plan->streamed && waits && !plan->overlaps ? WAITING_BYTES : GROUP_BYTES;
     /* As many rows of one block as share the work across lanes, a power of two of them: summed losses go by pieces of
      * 16 rows or a multiple, which are to be whole groups. But two groups or more for each thread. */
@@ -187,7 +210,7 @@ static int are_transposed(const struct plan *plan, const struct kernels *kernels
 /* Field by field: to clear the whole of it first takes a tenth of a small call. */
 static void make_plan(struct plan *plan, const struct fsm_job *job, const struct kernels *kernels, int threads)
 {
-    ptrdiff_t itemsize = itemsize_of(job), length = least(job->n, BLOCK);
+    ptrdiff_t itemsize = itemsize_of(job);
     plan->job = job;
     plan->operation = job->operation;
     plan->operands = 0;
@@ -201,14 +224,17 @@ static void make_plan(struct plan *plan, const struct fsm_job *job, const struct
     plan->has_uniform_targets = plan->has_dense_targets && !has(plan, FSM_SECOND) && !job->class_weight &&
                                 (float)(job->label_smoothing / (double)job->n) > 0;
     plan->reads_targets = plan->has_dense_targets && !plan->has_uniform_targets;
-    plan->blocks = (job->n + BLOCK - 1) / BLOCK;
+    plan->sums_by_block = job->n > LONG_ROW && sums_exponentials_alone(plan);
+    plan->block_length = plan->sums_by_block ? length_of_long_block(job->n) : least(job->n, BLOCK);
+    plan->blocks = (job->n - 1) / plan->block_length + 1;
     plan->in_place = plan->overlaps = plan->streamed = 0;
     plan->writes_panels = plan->streams_panels = plan->fetches_panels = 0;
     plan->skew = plan->ahead = plan->panel_groups = 0;
     plan->batch_groups = 1;
     int columns = are_columns(job, &job->operands[FSM_X]);
     plan->vertical = columns || are_transposed(plan, kernels);
-    plan->strip_bytes = round_up(length * (plan->vertical ? kernels->lanes : 1) * itemsize, ALIGNMENT) + ALIGNMENT;
+    ptrdiff_t strip_rows = plan->vertical ? kernels->lanes : 1;
+    plan->strip_bytes = round_up(plan->block_length * strip_rows * itemsize, ALIGNMENT) + ALIGNMENT;
     plan->group_scratch_bytes = WHOLE_ROWS * plan->strip_bytes;
     if (plan->vertical) plan_vertical(plan, kernels, columns, threads);
     else plan_horizontal(plan, kernels, threads);
@@ -229,7 +255,8 @@ struct run {
     ptrdiff_t item_rows, piece_rows, held_rows, losses_bytes;
     double *piece_losses;
     /* Groups of long rows, block by block. */
-    char *groups, *maxima, *sums, *losses;
+    char *groups, *blocks, *losses;
+    blocks_function *phase;
 };
 
 static void *scratch_of(const struct run *run, int thread) { return run->scratch + thread * run->plan.scratch_bytes; }
@@ -283,28 +310,22 @@ static struct group *group_of(const struct run *run, ptrdiff_t group)
     return (struct group *)(void *)(run->groups + group * (ptrdiff_t)run->kernels->group_bytes);
 }
 
-static void run_max_blocks(void *context, ptrdiff_t first, ptrdiff_t last, int thread)
+/* Blocks [first, last) of all groups: each group's in turn. */
+static void run_blocks(void *context, ptrdiff_t first, ptrdiff_t last, int thread)
 {
     const struct run *run = context;
-    for (ptrdiff_t i = first; i < last; i++)
-        run->kernels->max_phase(&run->plan, group_of(run, i / run->plan.blocks), i % run->plan.blocks,
-                                run->maxima + i * (ptrdiff_t)run->kernels->max_bytes, scratch_of(run, thread));
+    ptrdiff_t blocks = run->plan.blocks;
+    for (ptrdiff_t at = first, end; at < last; at = end) {
+        ptrdiff_t group = at / blocks, before = group * blocks;
+        end = least(last, before + blocks);
+        run->phase(&run->plan, group_of(run, group), at - before, end - before, scratch_of(run, thread));
+    }
 }
 
-static void run_sum_blocks(void *context, ptrdiff_t first, ptrdiff_t last, int thread)
+static void share_out_blocks(struct run *run, int team, ptrdiff_t groups, blocks_function *phase)
 {
-    const struct run *run = context;
-    for (ptrdiff_t i = first; i < last; i++)
-        run->kernels->sum_phase(&run->plan, group_of(run, i / run->plan.blocks), i % run->plan.blocks,
-                                run->sums + i * (ptrdiff_t)run->kernels->sums_bytes, scratch_of(run, thread), NULL);
-}
-
-static void run_write_blocks(void *context, ptrdiff_t first, ptrdiff_t last, int thread)
-{
-    const struct run *run = context;
-    for (ptrdiff_t i = first; i < last; i++)
-        run->kernels->write_phase(&run->plan, group_of(run, i / run->plan.blocks), i % run->plan.blocks,
-                                  scratch_of(run, thread));
+    run->phase = phase;
+    share_out(team, groups * run->plan.blocks, run_blocks, run);
 }
 
 /* Few long rows: each phase's blocks, of all the rows, are shared out. */
@@ -312,22 +333,20 @@ static void run_by_blocks(struct run *run, int team, ptrdiff_t groups)
 {
     const struct kernels *kernels = run->kernels;
     const struct fsm_job *job = run->plan.job;
-    ptrdiff_t step = run->plan.group_rows, blocks = run->plan.blocks, itemsize = itemsize_of(job);
+    ptrdiff_t step = run->plan.group_rows, itemsize = itemsize_of(job);
     for (ptrdiff_t g = 0; g < groups; g++) {
         ptrdiff_t end = least((g + 1) * step, job->rows);
-        kernels->begin(&run->plan, group_of(run, g), g * step, end);
+        kernels->begin(&run->plan, group_of(run, g), g * step, end, run->blocks + g * run->plan.blocks_bytes);
     }
-    if (needs_max(&run->plan)) {
-        share_out(team, groups * blocks, run_max_blocks, run);
-        for (ptrdiff_t g = 0; g < groups; g++)
-            kernels->end_max(&run->plan, group_of(run, g), run->maxima + g * blocks * (ptrdiff_t)kernels->max_bytes,
-                             blocks);
+    if (needs_max(&run->plan) && !run->plan.sums_by_block) {
+        share_out_blocks(run, team, groups, kernels->max_of_blocks);
+        for (ptrdiff_t g = 0; g < groups; g++) kernels->end_max_of_blocks(&run->plan, group_of(run, g));
     }
-    share_out(team, groups * blocks, run_sum_blocks, run);
+    share_out_blocks(run, team, groups, kernels->sum_of_blocks);
     for (ptrdiff_t g = 0; g < groups; g++)
-        kernels->end_sum(&run->plan, group_of(run, g), run->sums + g * blocks * (ptrdiff_t)kernels->sums_bytes,
-                         blocks, job->sum_losses ? run->losses + g * step * itemsize : NULL);
-    if (writes_elements(&run->plan)) share_out(team, groups * blocks, run_write_blocks, run);
+        kernels->end_sum_of_blocks(&run->plan, group_of(run, g),
+                                   job->sum_losses ? run->losses + g * step * itemsize : NULL);
+    if (writes_elements(&run->plan)) share_out_blocks(run, team, groups, kernels->write_blocks);
     if (job->sum_losses) sum_pieces(run, run->losses, 0, job->rows);
 }
 
@@ -377,24 +396,32 @@ enum fsm_status fsm_run(struct fsm_job *job)
         run.item_rows = round_up(run.item_rows, run.piece_rows);
         run.held_rows = round_up(least(HELD_LOSSES, job->rows), run.item_rows);
         run.losses_bytes = round_up(run.held_rows * itemsize, ALIGNMENT);
-        run.plan.scratch_bytes += run.losses_bytes;
     }
     ptrdiff_t items = (job->rows + run.plan.skew - 1) / run.item_rows + 1;
     ptrdiff_t pieces = job->sum_losses ? (job->rows - 1) / run.piece_rows + 1 : 0;
 
     int team = claim_team(threads);
     int by_blocks = team > 1 && run.plan.blocks > 1 && groups < 4 * (ptrdiff_t)team && groups % team != 0;
-    if (by_blocks) run.plan.streamed = 0;
-    else run.plan.scratch_bytes += (run.plan.overlaps ? 2 : 1) * run.plan.group_rows * run.plan.waiting_bytes;
+    run.plan.blocks_bytes = 0;
+    if (run.plan.blocks > 1)
+        run.plan.blocks_bytes =
+            round_up(run.plan.blocks * run.kernels->block_fields * run.plan.group_rows * itemsize, ALIGNMENT);
+    if (by_blocks) {
+        run.plan.streamed = 0;
+    } else {
+        run.plan.scratch_bytes += run.plan.waiting_groups * run.plan.group_rows * run.plan.waiting_bytes;
+        run.plan.blocks_at = run.plan.scratch_bytes;
+        run.plan.scratch_bytes += most(run.plan.batch_groups, OVERLAPPED_GROUPS) * run.plan.blocks_bytes;
+        run.plan.scratch_bytes += run.losses_bytes;
+    }
 
     struct arena arena = {0};
     ptrdiff_t scratch_at = reserve(&arena, team, run.plan.scratch_bytes);
     ptrdiff_t piece_losses_at = reserve(&arena, pieces, sizeof(double));
-    ptrdiff_t groups_at = 0, maxima_at = 0, sums_at = 0, losses_at = 0;
+    ptrdiff_t groups_at = 0, blocks_at = 0, losses_at = 0;
     if (by_blocks) {
         groups_at = reserve(&arena, groups, (ptrdiff_t)run.kernels->group_bytes);
-        maxima_at = reserve(&arena, groups * run.plan.blocks, (ptrdiff_t)run.kernels->max_bytes);
-        sums_at = reserve(&arena, groups * run.plan.blocks, (ptrdiff_t)run.kernels->sums_bytes);
+        blocks_at = reserve(&arena, groups, run.plan.blocks_bytes);
         losses_at = reserve(&arena, groups * run.plan.group_rows, itemsize);
     }
     _Alignas(ALIGNMENT) char small[SMALL_SCRATCH];
@@ -411,8 +438,7 @@ enum fsm_status fsm_run(struct fsm_job *job)
     run.scratch = arena.base + scratch_at;
     run.piece_losses = (double *)(void *)(arena.base + piece_losses_at);
     run.groups = arena.base + groups_at;
-    run.maxima = arena.base + maxima_at;
-    run.sums = arena.base + sums_at;
+    run.blocks = arena.base + blocks_at;
     run.losses = arena.base + losses_at;
 
     if (by_blocks) run_by_blocks(&run, team, groups);

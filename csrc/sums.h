@@ -556,33 +556,31 @@ INLINE struct pair second_pairs(struct pair a, struct pair b, ptrdiff_t size)
 
 INLINE vec add(vec a, vec b) { return a + b; }
 
-/* The field of each row's sums, the missing ones like the first, in a lane for each. `most` is a constant. */
+/* The field of each row's sums, the missing ones like the first, in a lane for each. */
 #define DEFINE_ACROSS_LANES(name, type, first_parts, second_parts, combine)                        \
-    INLINE type name(const type *field, ptrdiff_t count, ptrdiff_t most)                           \
+    NOT_INLINE void name(const type *field, ptrdiff_t count, type *result)                         \
     {                                                                                              \
         type of_row[LANES];                                                                        \
-        for (ptrdiff_t r = 0; r < most; r++) {                                                     \
-            ptrdiff_t row = r < count ? r : 0;                                                     \
-            of_row[r] = *(const type *)((const char *)field + row * (ptrdiff_t)sizeof(struct row_sums)); \
-        }                                                                                          \
-        FOLD_LANES(type, of_row, most, first_parts, second_parts, combine)                         \
-        return of_row[0];                                                                          \
+        WITH_CONSTANT_ROWS(count, FOLD_FIELD, type, first_parts, second_parts, combine);           \
+        *result = of_row[0];                                                                       \
     }
+#define FOLD_FIELD(rows, type, first_parts, second_parts, combine)                                 \
+    for (ptrdiff_t r = 0; r < (rows); r++) {                                                       \
+        ptrdiff_t row = r < count ? r : 0;                                                         \
+        of_row[r] = *(const type *)((const char *)field + row * (ptrdiff_t)sizeof(struct row_sums)); \
+    }                                                                                              \
+    FOLD_LANES(type, of_row, rows, first_parts, second_parts, combine)
 DEFINE_ACROSS_LANES(sum_across_lanes, vec, first_runs, second_runs, add)
 DEFINE_ACROSS_LANES(pair_across_lanes, struct pair, first_pairs, second_pairs, add_pairs)
 
-NOT_INLINE void sums_across_lanes(const struct row_sums of_row[], ptrdiff_t count, int with_ties, int with_costs,
-                                  struct row_sums *sums)
+static void sums_across_lanes(const struct row_sums of_row[], ptrdiff_t count, int with_ties, int with_costs,
+                              struct row_sums *sums)
 {
-#define ACROSS(rows)                                                                               \
-    sums->total = pair_across_lanes(&of_row->total, count, rows);                                  \
-    if (with_ties) sums->ties = sum_across_lanes(&of_row->ties, count, rows);                      \
-    if (with_costs) {                                                                              \
-        sums->cost = pair_across_lanes(&of_row->cost, count, rows);                                \
-        sums->mass = pair_across_lanes(&of_row->mass, count, rows);                                \
-    }
-    WITH_CONSTANT_ROWS(count, ACROSS);
-#undef ACROSS
+    pair_across_lanes(&of_row->total, count, &sums->total);
+    if (with_ties) sum_across_lanes(&of_row->ties, count, &sums->ties);
+    if (!with_costs) return;
+    pair_across_lanes(&of_row->cost, count, &sums->cost);
+    pair_across_lanes(&of_row->mass, count, &sums->mass);
 }
 
 #endif

@@ -274,7 +274,7 @@ def test_more_elements_than_an_int_can_count():
         assert abs(fsm.logsumexp(x) - exact) <= 2 * np.spacing(np.float32(exact))
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 9, 40, 5000])
+@pytest.mark.parametrize("n", [1, 2, 3, 9, 40, 5000, 20_000])
 def test_operands_that_repeat_a_row(isa, dtype, n):
     """A batch stride of 0 beside an axis that is no run of neighbours: rows begin where others do, none is left out."""
     rng = np.random.default_rng(5)

@@ -382,7 +382,7 @@ def test_grad_loss(dtype):
 
 
 @pytest.mark.usefixtures("exact_values")
-@pytest.mark.parametrize("n", [3, 200, 5000])
+@pytest.mark.parametrize("n", [3, 200, 5000, 20_000])
 def test_distances_whose_sum_is_infinite(n, dtype):
     """Smoothing gives each class a small target: the loss is finite."""
     x = np.full((1, n), -0.9 * np.finfo(dtype).max, dtype)
@@ -859,7 +859,7 @@ def test_selected_with_a_wrong_index(index, error, dtype):
 # ---- Vector-Jacobian products and the Jacobian ------------------------------------------
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 10, 31, 32, 33, 100, 1000, 5000])
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 31, 32, 33, 100, 1000, 5000, 20_000])
 @pytest.mark.usefixtures("isa")
 def test_vector_jacobian_products(n, dtype):
     rng = np.random.default_rng(n)

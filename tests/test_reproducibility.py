@@ -63,7 +63,7 @@ def test_instruction_sets_on_columns(dtype, best_isa):
     others = [name for name in fsm.get_config()["isas"] if _core.cpu_has(name) and name != best_isa]
     if not others:
         pytest.skip("this CPU has one instruction set alone")
-    for n in (1, 2, 5, 17, 33, 100, 1000, 5000):
+    for n in (1, 2, 5, 17, 33, 100, 1000, 5000, 17_000):
         for columns in (1, 2, 3, 4, 8, 31, 64, 100):
             x = cases.make_rows(columns, n, dtype, special=columns > 3).x.T.copy()
             labels = np.arange(columns) % n
@@ -238,7 +238,7 @@ def test_panels(dtype, shape, first):
 
 def test_columns(dtype):
     """Rows that lie across memory, any number of them beside each other."""
-    for n in [*LENGTHS, *LONG_LENGTHS[:-2]]:
+    for n in [*LENGTHS, *LONG_LENGTHS[:-2], 17_000]:
         for columns in (1, 7, 40) if n <= 1000 else (9,):
             rows = cases.make_rows(columns, n, dtype, special=columns > 3)
             x, g, labels = rows.x, rows.g, rows.labels
@@ -450,7 +450,7 @@ def summed_losses_of_columns(x, labels, axis):
     ]
 
 
-@pytest.mark.parametrize("n", [160, 256, 300, 515, 1000, 4095, 4096, 4097, 4111, 9000, 20_001])
+@pytest.mark.parametrize("n", [160, 256, 300, 515, 1000, 4095, 4096, 4097, 4111, 9000, 16_400, 20_001])
 @pytest.mark.parametrize("thread_count", [1, 2])
 def test_groups_that_overlap(isa, dtype, n, thread_count):
     """Groups of rows are read, summed and written together; a row at a time, nothing is."""
@@ -519,7 +519,7 @@ def test_panels_of_columns(isa, dtype, n, thread_count):
             assert_same_bytes([result], [rows], (isa, n))
 
 
-@pytest.mark.parametrize("n", [20, 127, 1000, 4096, 4097, 9000])
+@pytest.mark.parametrize("n", [20, 127, 1000, 4096, 4097, 9000, 17_000])
 @pytest.mark.parametrize("thread_count", [1, 2])
 def test_few_columns(isa, dtype, n, thread_count):
     """From two columns on, whole groups of them or not, in a block or more."""

@@ -11,8 +11,8 @@ import fastsoftmax as fsm
 
 INF, NAN = np.inf, np.nan
 
-# Below the width of any vector, at it, beyond it, beyond a block: each has kernels of its own.
-WIDTHS = [1, 2, 3, 7, 16, 31, 32, 33, 100, 1000, 5000]
+# Below the width of any vector, at it, beyond it, beyond a block, beyond LONG_ROW: each has kernels of its own.
+WIDTHS = [1, 2, 3, 7, 16, 31, 32, 33, 100, 1000, 5000, 20_000]
 
 
 @pytest.fixture(autouse=True)
@@ -605,7 +605,9 @@ def test_keepdims(dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("rows", "n"), [(1, 1), (1, 7), (200, 1), (200, 3), (200, 20), (200, 300), (2, 9000)])
+@pytest.mark.parametrize(
+    ("rows", "n"), [(1, 1), (1, 7), (200, 1), (200, 3), (200, 20), (200, 300), (2, 9000), (2, 20_000)]
+)
 @pytest.mark.parametrize("others", [-np.inf, -60])
 def test_the_only_probability_is_exactly_one(dtype, rows, n, others):
     # Beside all others it is 1 to within a quarter of an ulp, but its exponential is rounded and so is the inverse.
