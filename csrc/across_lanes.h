@@ -15,13 +15,13 @@
             (of_row)[i_] = combine(first_parts(a_, b_, size_), second_parts(a_, b_, size_));       \
         }
 
-/* CALL(rows, ...) with a constant not below count: few rows take fewer shuffles. */
-#define WITH_CONSTANT_ROWS(count, CALL, ...)                                                       \
+/* CALL(rows) with a constant not below count: few rows take fewer shuffles. */
+#define WITH_CONSTANT_ROWS(count, CALL)                                                            \
     do {                                                                                           \
-        if ((count) == 1) { CALL(1, __VA_ARGS__) }                                                 \
-        else if ((count) <= 4 && LANES > 4) { CALL(4, __VA_ARGS__) }                               \
-        else if ((count) <= 8 && LANES > 8) { CALL(8, __VA_ARGS__) }                               \
-        else { CALL(LANES, __VA_ARGS__) }                                                          \
+        if ((count) == 1) { CALL(1) }                                                              \
+        else if ((count) <= 4 && LANES > 4) { CALL(4) }                                            \
+        else if ((count) <= 8 && LANES > 8) { CALL(8) }                                            \
+        else { CALL(LANES) }                                                                       \
     } while (0)
 
 /* A value of each row as the vectors of a strip need it: a vertical strip has a row in each lane, a horizontal

@@ -8,11 +8,10 @@
 
 #include "group.h"
 
-/* R_b = lowering * factor: the first, a power of two and as a rule 1, is for the exponentials, the second for what they
- * are multiplied by. Either alone might not be a normal number. */
+/* R_b = 2**exponent * mantissa; 0 for what is too low to count. */
 struct relation {
-    vec lowering;
-    struct pair factor;
+    vec exponent;
+    struct pair mantissa;
 };
 
 /* For each lane's row. */
@@ -71,11 +70,18 @@ INLINE vec power_of_two(vec exponent)
     return (vec)((__builtin_convertvector(exponent, ivec) + EXPONENT_BIAS) << MANTISSA_BITS);
 }
 
-/* From 2**-NEAR_BLOCK on a factor times R_b is normal, low part and all; below 2**-LOWEST_BLOCK every result is 0. */
-#define NEAR_BLOCK ((real)24)
-#define LOWEST_BLOCK ((real)(EXPONENT_BIAS + MANTISSA_BITS + 2))
+/* The same for lower exponents, down to -LOWEST_BLOCK, as the product of two. */
+INLINE void split_power(vec exponent, vec *first, vec *second)
+{
+    vec normal = max(splat((real)(1 - EXPONENT_BIAS)), exponent);
+    *first = power_of_two(normal);
+    *second = power_of_two(exponent - normal);
+}
 
-/* For all of what follows one function, as it is done once for a block. */
+/* Where R_b is less than 2**-LOWEST_BLOCK all exponentials of the block would be 0 in the frame of the row. */
+#define LOWEST_BLOCK ((real)(EXPONENT_BIAS - 1 + SUM_EXPONENT))
+
+/* set_frame and shifted_exp, which once a block need not be inlined. */
 NOT_INLINE void set_frame_of_block(const struct plan *plan, struct frame *frame, struct extremes extremes,
                                    vec temperature)
 {
@@ -93,30 +99,29 @@ static struct relation relation_of(const struct plan *plan, const struct group *
 {
     const struct frame *of_row = &group->frame;
     const vec zero = splat(0), one = splat(1), down = splat(1 / SUM_SCALE);
-    struct relation relation;
-    vec exponent = (of_row->shift.magic - magic) * splat((real)1 / TABLE_SIZE);
-    exponent = min(zero, max(splat(-LOWEST_BLOCK), exponent));
-    vec low = choose(less(exponent, splat(-NEAR_BLOCK)), max(splat((real)(1 - EXPONENT_BIAS)), exponent), zero);
-    relation.lowering = power_of_two(low);
-    relation.factor = (struct pair){power_of_two(exponent - low), zero};
     lane_mask others = differ(magic, magic) | differ(of_row->shift.subtract, zero);
-    if (!any_lane(others & first_lanes(group->count))) return relation;
-
-    /* The exponentials of the block's max in both frames, the quotient times SUM_SCALE. */
-    struct frame frame;
-    set_frame_of_block(plan, &frame, of_block, group->temperature);
-    struct pair in_row = exponential_in(plan, &of_row->shift, frame.max);
-    struct pair in_block = exponential_in(plan, &frame.shift, frame.max);
-    struct pair quotient = divide_pairs(in_row, (struct pair){in_block.high * down, in_block.low * down});
-    lane_mask same = equal(frame.max, of_row->max), none = equal(in_row.high, zero);
-    quotient.high = choose(same, splat(SUM_SCALE), choose(none, zero, quotient.high));
-    quotient.low = choose(same | none, zero, quotient.low);
-    lane_mask is_low = less(quotient.high, splat(SUM_SCALE / (1 << 24)));
-    vec scale = choose(is_low, one, down);
-    relation.lowering = choose(others, choose(is_low, down, one), relation.lowering);
-    relation.factor.high = choose(others, quotient.high * scale, relation.factor.high);
-    relation.factor.low = choose(others, quotient.low * scale, relation.factor.low);
-    return relation;
+    vec exponent = min(zero, choose(others, zero, (of_row->shift.magic - magic) * splat((real)1 / TABLE_SIZE)));
+    lane_mask none = less(exponent, splat(-LOWEST_BLOCK));
+    struct pair mantissa = {one, zero};
+    if (any_lane(others & first_lanes(group->count))) {
+        /* The exponentials of the block's max in both frames, their quotient times SUM_SCALE. */
+        struct frame frame;
+        set_frame_of_block(plan, &frame, of_block, group->temperature);
+        struct pair in_row = exponential_in(plan, &of_row->shift, frame.max);
+        struct pair in_block = exponential_in(plan, &frame.shift, frame.max);
+        struct pair quotient = divide_pairs(in_row, (struct pair){in_block.high * down, in_block.low * down});
+        lane_mask same = equal(frame.max, of_row->max);
+        none |= others & equal(in_row.high, zero) & ~same;
+        quotient.high = choose(same, splat(SUM_SCALE), quotient.high);
+        quotient.low = choose(same, zero, quotient.low);
+        ivec bits = ((ivec)quotient.high >> MANTISSA_BITS) - EXPONENT_BIAS;
+        vec inverse = power_of_two(-__builtin_convertvector(bits, vec));
+        exponent = choose(others, __builtin_convertvector(bits - SUM_EXPONENT, vec), exponent);
+        mantissa.high = choose(others, quotient.high * inverse, mantissa.high);
+        mantissa.low = choose(others, quotient.low * inverse, mantissa.low);
+    }
+    return (struct relation){choose(none, zero, exponent),
+                             {choose(none, zero, mantissa.high), choose(none, zero, mantissa.low)}};
 }
 
 static void relate_block(const struct plan *plan, const struct group *group, ptrdiff_t number)
@@ -148,25 +153,38 @@ static struct row_sums sums_in_row(const struct plan *plan, const struct group *
         sums.total.low = choose(same, sums.total.low, all.low);
         sums.ties = choose(same, sums.ties, splat(0));
     }
-    struct pair total = {sums.total.high * relation.lowering, sums.total.low * relation.lowering};
-    sums.total = multiply_pairs(total, relation.factor);
+    struct pair total = multiply_pairs(sums.total, relation.mantissa);
+    vec first, second;
+    split_power(relation.exponent, &first, &second);
+    sums.total = (struct pair){total.high * first * second, total.low * first * second};
     return sums;
 }
 
 /* What the exponentials of a block are to be multiplied by on their way out. */
 struct block_factors {
-    int are_lowered; /* whether first by `lowering`, or at once by `factor` */
+    int are_lowered; /* whether first by `lowering`, a power of two, or at once by `factor` */
     vec lowering;
     struct pair factor;
 };
+
+/* From it on a factor is a normal number and keeps 8 bits of its low part. */
+#define LOWEST_FACTOR (REAL_TRUE_MIN * 256 * (real)((integer)1 << MANTISSA_BITS))
 
 static struct block_factors factors_of_block(const struct plan *plan, const struct group *group, ptrdiff_t number)
 {
     if (!plan->sums_by_block) return (struct block_factors){0, splat(1), group->factor};
     struct relation relation;
     READ_OF_BLOCK(plan, group, number, relation, relation);
-    int are_lowered = any_lane(differ(relation.lowering, splat(1)) & first_lanes(group->count));
-    return (struct block_factors){are_lowered, relation.lowering, multiply_pairs(group->factor, relation.factor)};
+    struct pair factor = multiply_pairs(group->factor, relation.mantissa);
+    vec first, second;
+    split_power(relation.exponent, &first, &second);
+    vec whole = factor.high * first * second;
+    /* Exponentials times a power of two become what they are in the frame of the row. */
+    lane_mask at_once = equal(factor.high, splat(0)) | ~less(absolute(whole), splat(LOWEST_FACTOR));
+    vec power = choose(at_once, first * second, second);
+    return (struct block_factors){any_lane(~at_once & first_lanes(group->count)),
+                                  choose(at_once, splat(1), first),
+                                  {factor.high * power, factor.low * power}};
 }
 
 #endif

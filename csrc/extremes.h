@@ -31,10 +31,10 @@ INLINE struct extremes second_extremes(struct extremes a, struct extremes b, ptr
 
 NOT_INLINE struct extremes extremes_across_lanes(struct extremes of_row[LANES], ptrdiff_t count)
 {
-#define FOLD(rows, of_row)                                                                         \
-    for (ptrdiff_t r = count; r < (rows); r++) (of_row)[r] = (of_row)[0];                          \
+#define FOLD(rows)                                                                                 \
+    for (ptrdiff_t r = count; r < (rows); r++) of_row[r] = of_row[0];                              \
     FOLD_LANES(struct extremes, of_row, rows, first_extremes, second_extremes, join)
-    WITH_CONSTANT_ROWS(count, FOLD, of_row);
+    WITH_CONSTANT_ROWS(count, FOLD);
 #undef FOLD
     return of_row[0];
 }

@@ -194,18 +194,18 @@ static void begin_ahead(const struct plan *plan, const struct group *group, ptrd
     if (first + 1 < end) max_phase(plan, group, first + 1, &ahead->extremes, scratch);
 }
 
-/* Blocks [first, end) of a group, and what is done alongside. */
+/* Blocks [first, end) of a group, and what is done alongside. `relates`: they are all of them, and are related while the
+ * last one is summed. */
 static void overlapped_blocks(const struct plan *plan, const struct group *written, struct group *group,
-                              const struct group *next, ptrdiff_t first, ptrdiff_t end, struct blocks_ahead *ahead,
-                              void *scratch)
+                              const struct group *next, ptrdiff_t first, ptrdiff_t end, int relates,
+                              struct blocks_ahead *ahead, void *scratch)
 {
     enum last_step step = step_alongside(plan, written, group);
     for (ptrdiff_t number = first; number < end; number++) {
         ptrdiff_t after = number + 2;
         if (number + 1 < end) begin_block(plan, group, number + 1, ahead->extremes, &ahead->frames[!ahead->now]);
         else if (next) begin_block(plan, next, 0, ahead->extremes, &ahead->frames[!ahead->now]);
-        /* All of the row's blocks have begun: done while the last one is summed. */
-        if (number + 1 == plan->blocks && first == 0) relate_blocks(plan, group);
+        if (relates && number + 1 == end) relate_blocks(plan, group);
         struct turn turn = {written, group, after < end ? group : next, &ahead->frames[ahead->now], number,
                             after < end ? after : after - end};
         struct row_sums sums = {0};
@@ -227,7 +227,7 @@ static void run_overlapped_blocks(const struct plan *plan, ptrdiff_t first, ptrd
         ptrdiff_t place = (row - first) % OVERLAPPED_GROUPS, next_place = (place + 1) % OVERLAPPED_GROUPS;
         struct group *group = &groups[place], *next = row + 1 < last ? &groups[next_place] : NULL;
         if (next) begin(plan, next, row + 1, row + 2, group_blocks(plan, scratch, next_place));
-        overlapped_blocks(plan, written, group, next, 0, plan->blocks, &ahead, scratch);
+        overlapped_blocks(plan, written, group, next, 0, plan->blocks, 1, &ahead, scratch);
         join_sums_of_blocks(plan, group);
         end_groups(plan, group, 1, losses ? losses + (row - first) : NULL);
         written = writes_elements(plan) ? group : NULL;

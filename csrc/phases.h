@@ -32,7 +32,7 @@ static ptrdiff_t begin_batch(const struct plan *plan, struct group *groups, ptrd
     for (ptrdiff_t row = first; count < most && row < last; count++) {
         ptrdiff_t end = row + plan->group_rows - (row + plan->skew) % plan->group_rows;
         if (end > last) end = last;
-        begin(plan, &groups[count], row, end, group_blocks(plan, scratch, count));
+        begin(plan, &groups[count], row, end, plan->blocks > 1 ? group_blocks(plan, scratch, count) : NULL);
         if (plan->in_place && !lies_in_lines(plan, &groups[count])) return count ? count : 1;
         row = end;
     }

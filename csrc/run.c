@@ -1,7 +1,7 @@
 /* Runs a job: chooses the group's shape, cuts the rows into items, shares them out.
  *
- * All that is chosen here is a matter of speed; the bits of a row are fixed by sums.h,
- * those of a summed loss by the fixed pieces below. */
+ * All that is chosen here is a matter of speed; the bits of a row are fixed by its blocks
+ * (kernels.h) and by sums.h, those of a summed loss by the fixed pieces below. */
 #include "kernels.h"
 #include "parallel.h"
 
@@ -110,21 +110,6 @@ static int sums_exponentials_alone(const struct plan *plan)
     }
 }
 
-/* Elements of the longest row that has one frame, of those of which nothing but exponentials is summed; of a longer
- * one's blocks at most; and what they are a multiple of, whole cache lines. What there is to do for a block takes as
- * long as 15 lines of 64 bytes: rows of 5000 float32 in blocks of 2500 took 1.08 of the time. */
-#define LONG_ROW ((ptrdiff_t)16384)
-#define LONG_BLOCK ((ptrdiff_t)8192)
-#define BLOCK_STEP ((ptrdiff_t)64)
-
-/* By n alone, as it decides the order of sums: blocks of one length but for the last one, as many for two and for four
- * threads. */
-static ptrdiff_t length_of_long_block(ptrdiff_t n)
-{
-    ptrdiff_t blocks = round_up((n - 1) / LONG_BLOCK + 1, 4);
-    return round_up((n - 1) / blocks + 1, BLOCK_STEP);
-}
-
 static void plan_vertical(struct plan *plan, const struct kernels *kernels, int columns, int threads)
 {
     const struct fsm_job *job = plan->job;
@@ -181,7 +166,7 @@ static void plan_horizontal(struct plan *plan, const struct kernels *kernels, in
     ptrdiff_t longest = plan->overlaps ? OVERLAPPED_WAITING_BYTES / plan->waiting_groups : WAITING_ROW_BYTES;
     int fits = job->operation == FSM_LOG_SOFTMAX || (waits && row_bytes <= longest);
     plan->streamed = kernels->streams && fits && has(plan, FSM_OUT) && out->axis_stride == itemsize && is_large;
-    plan->writes_alongside = !is_large || plan->streamed;
+    plan->overlaps_rows = !writes_elements(plan) || !is_large || plan->streamed;
     ptrdiff_t group_bytes = plan->streamed && waits && !plan->overlaps ? WAITING_BYTES : GROUP_BYTES;
     /* As many rows of one block as share the work across lanes, a power of two of them: summed losses go by pieces of
      * 16 rows or a multiple, which are to be whole groups. But two groups or more for each thread. */
@@ -225,8 +210,12 @@ static void make_plan(struct plan *plan, const struct fsm_job *job, const struct
                                 (float)(job->label_smoothing / (double)job->n) > 0;
     plan->reads_targets = plan->has_dense_targets && !plan->has_uniform_targets;
     plan->sums_by_block = job->n > LONG_ROW && sums_exponentials_alone(plan);
-    plan->block_length = plan->sums_by_block ? length_of_long_block(job->n) : least(job->n, BLOCK);
-    plan->blocks = (job->n - 1) / plan->block_length + 1;
+    plan->blocks = 1;
+    plan->block_length = job->n;
+    if (job->n > BLOCK) {
+        plan->block_length = plan->sums_by_block ? long_block_length(job->n) : BLOCK;
+        plan->blocks = (job->n - 1) / plan->block_length + 1;
+    }
     plan->in_place = plan->overlaps = plan->streamed = 0;
     plan->writes_panels = plan->streams_panels = plan->fetches_panels = 0;
     plan->skew = plan->ahead = plan->panel_groups = 0;

@@ -2,11 +2,12 @@
  * one vectors, of which number i holds element i of every lane's row: one after the other in scratch memory, a line
  * apart where columns stay in their place.
  *
- * The order of a row's sum. It depends on n alone, so that every group, instruction set,
+ * The order of a row's sum. It depends on the operation and n alone, so that every group, instruction set,
  * layout and thread count gives the same bits:
  *   n < SHORT_ROW: one chain, elements 0, 1, 2, ...
- *   otherwise, in each block: CHAINS chains, chain c taking elements c, c + CHAINS, ...;
- *   their totals are added in halves (c with c + CHAINS/2, and so on), then block by block.
+ *   otherwise, in each block (kernels.h): CHAINS chains, chain c taking elements c, c + CHAINS, ...;
+ *   their totals are added in halves (c with c + CHAINS/2, and so on), then block by block,
+ *   of long rows after each has been related to the row's max (blocks.h).
  * A horizontal group keeps CHAINS chains in CHAINS / LANES vectors; a vertical one runs
  * them one after the other, in all of the strip or in each part of it. */
 #ifndef FASTSOFTMAX_SUMS_H
@@ -67,7 +68,7 @@ struct sum_strips {
     real distance_scale; /* of DISTANCES: a power of two that keeps their sum finite */
     const real *x[LANES], *second; /* second: where there is one strip */
     real *e[LANES];
-    const struct exp_shift *shift; /* of the group, as row_max */
+    const struct exp_shift *shift; /* of the group's frame, or its block's, as row_max */
     const vec *row_max;
 };
 
@@ -129,7 +130,7 @@ INLINE void add_term(struct pair *sum, struct pair term)
 /* sum += the exponential, not its rounded value: what rounding it and adding it lose is
  * collected in `compensation`, and not one rounding of an exponential reaches the total.
  *
- * `sum` starts at 2 * SUM_SCALE, at least as large as any exponential of the row, so that
+ * `sum` starts at 2 * SUM_SCALE, at least as large as any exponential of the frame, so that
  * sum - next is exact (Fast2Sum): two additions more than a plain sum. */
 INLINE vec add_exponential(struct chain *chain, struct exponential e)
 {
@@ -556,31 +557,33 @@ INLINE struct pair second_pairs(struct pair a, struct pair b, ptrdiff_t size)
 
 INLINE vec add(vec a, vec b) { return a + b; }
 
-/* The field of each row's sums, the missing ones like the first, in a lane for each. */
+/* The field of each row's sums, the missing ones like the first, in a lane for each. `most` is a constant. */
 #define DEFINE_ACROSS_LANES(name, type, first_parts, second_parts, combine)                        \
-    NOT_INLINE void name(const type *field, ptrdiff_t count, type *result)                         \
+    INLINE type name(const type *field, ptrdiff_t count, ptrdiff_t most)                           \
     {                                                                                              \
         type of_row[LANES];                                                                        \
-        WITH_CONSTANT_ROWS(count, FOLD_FIELD, type, first_parts, second_parts, combine);           \
-        *result = of_row[0];                                                                       \
+        for (ptrdiff_t r = 0; r < most; r++) {                                                     \
+            ptrdiff_t row = r < count ? r : 0;                                                     \
+            of_row[r] = *(const type *)((const char *)field + row * (ptrdiff_t)sizeof(struct row_sums)); \
+        }                                                                                          \
+        FOLD_LANES(type, of_row, most, first_parts, second_parts, combine)                         \
+        return of_row[0];                                                                          \
     }
-#define FOLD_FIELD(rows, type, first_parts, second_parts, combine)                                 \
-    for (ptrdiff_t r = 0; r < (rows); r++) {                                                       \
-        ptrdiff_t row = r < count ? r : 0;                                                         \
-        of_row[r] = *(const type *)((const char *)field + row * (ptrdiff_t)sizeof(struct row_sums)); \
-    }                                                                                              \
-    FOLD_LANES(type, of_row, rows, first_parts, second_parts, combine)
 DEFINE_ACROSS_LANES(sum_across_lanes, vec, first_runs, second_runs, add)
 DEFINE_ACROSS_LANES(pair_across_lanes, struct pair, first_pairs, second_pairs, add_pairs)
 
-static void sums_across_lanes(const struct row_sums of_row[], ptrdiff_t count, int with_ties, int with_costs,
-                              struct row_sums *sums)
+NOT_INLINE void sums_across_lanes(const struct row_sums of_row[], ptrdiff_t count, int with_ties, int with_costs,
+                                  struct row_sums *sums)
 {
-    pair_across_lanes(&of_row->total, count, &sums->total);
-    if (with_ties) sum_across_lanes(&of_row->ties, count, &sums->ties);
-    if (!with_costs) return;
-    pair_across_lanes(&of_row->cost, count, &sums->cost);
-    pair_across_lanes(&of_row->mass, count, &sums->mass);
+#define ACROSS(rows)                                                                               \
+    sums->total = pair_across_lanes(&of_row->total, count, rows);                                  \
+    if (with_ties) sums->ties = sum_across_lanes(&of_row->ties, count, rows);                      \
+    if (with_costs) {                                                                              \
+        sums->cost = pair_across_lanes(&of_row->cost, count, rows);                                \
+        sums->mass = pair_across_lanes(&of_row->mass, count, rows);                                \
+    }
+    WITH_CONSTANT_ROWS(count, ACROSS);
+#undef ACROSS
 }
 
 #endif

@@ -30,7 +30,7 @@ static const real exp_tails[TAILS_SIZE] __attribute__((aligned(64))) = {EXP_TABL
 static const real exp_coefficients[] = {EXP_COEFFICIENTS};
 #define EXP_TERMS ((int)(sizeof exp_coefficients / sizeof *exp_coefficients))
 
-/* What a row's exponentials are taken relative to. */
+/* What the exponentials of a row, or of a block of it, are taken relative to. */
 struct exp_shift {
     vec subtract; /* from each element: 0, or the row's max where that is exact */
     vec magic;    /* ROUND_MAGIC - TABLE_SIZE * (N - SUM_EXPONENT) */

@@ -1,6 +1,7 @@
 """float32 with temperatures, weights and upstream gradients whose range is float64's: results as exact as ever."""
 
 import numpy as np
+import oracle
 import pytest
 
 import fastsoftmax as fsm
@@ -96,6 +97,21 @@ FACTORS = [
     {"grad_loss": 1e-42},
     {"z_loss": 0.25, "weight": [1e-60, 1e60, 1.0], "label_smoothing": 0.1},
 ]
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("n", [2, 10, 1000, 5000, 20_000])
+def test_small_upstream_gradients(n):
+    """Of any magnitude: the gradient is a normal number long after the upstream one over the sum is none."""
+    x = np.random.default_rng(n).normal(0, 1, (3, n)).astype(np.float32)
+    labels = np.arange(3) % n
+    for exponent in range(-26, 0):
+        upstream = 10.0**exponent
+        exact = oracle.cross_entropy(x, labels, reduction="sum", grad_loss=upstream)
+        for options in ({"grad_loss": upstream}, {"sample_weight": np.full(3, upstream)}):
+            got = fsm.softmax_cross_entropy_grad(x, labels, reduction="sum", **options)
+            allowed = 6 * np.finfo(np.float32).eps * exact.gradient_terms + np.finfo(np.float32).smallest_subnormal
+            assert np.all(np.abs(got.astype(oracle.Wide) - exact.gradient) <= allowed), (exponent, options.keys())
 
 
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])

@@ -202,3 +202,40 @@ def test_blocks_shared_out_among_threads(dtype, threads, threads_wanted):
         exact = oracle.rows(row)
         assert oracle.ulp_error(fsm.softmax(row), exact.softmax, dtype).max() <= 2
         assert oracle.ulp_error(fsm.log_softmax(row), exact.log_softmax, dtype).max() <= 2
+
+
+@pytest.mark.parametrize("place", [0, 6000, N - 1])
+def test_lone_maximum(dtype, place):
+    """All other blocks are so low that they do not count, or hardly."""
+    for others in (-60, -100, -125, -150, -250) if dtype == np.float32 else (-300, -700, -900, -1060, -1900):
+        row = np.full(N, others, dtype)
+        row[place] = 0
+        exact = oracle.rows(row)
+        for name, x, axis, pick in each_layout(row):
+            for logp in pick(fsm.log_softmax(x, axis)):
+                assert oracle.ulp_error(logp, exact.log_softmax, dtype).max() <= 2, (name, others)
+            for p in pick(fsm.softmax(x, axis)):
+                assert oracle.ulp_error(p, exact.softmax, dtype).max() <= 2, (name, others)
+        log_probability = fsm.selected_log_softmax(row[np.newaxis], [place])
+        assert oracle.ulp_error(log_probability, exact.log_softmax[[place]], dtype).max() <= 2, others
+        loss = fsm.softmax_cross_entropy(row[np.newaxis], [place])
+        assert oracle.ulp_error(loss, -exact.log_softmax[place], dtype) <= 2, others
+
+
+@pytest.mark.parametrize("grad_loss", [1e-18, 1e-15, 1e-12, 1e-9, 1, 1e20])
+@pytest.mark.parametrize("heights", [[0, -16, -16, -16], [-16, 0, -60, -80], [-25, -16, 0, -3], [1000, 980, 960, 905]])
+def test_upstream_gradients(dtype, heights, grad_loss):
+    """Of any magnitude: blocks that are lower lose no digits."""
+    for spread in (0, 6):
+        row = row_of(heights, dtype, spread)
+        exact = oracle.cross_entropy(row[np.newaxis], [0], grad_loss=grad_loss)
+        allowed = 6 * np.finfo(dtype).eps * exact.gradient_terms[0] + 2 * np.finfo(dtype).smallest_subnormal
+        for name, x, axis, pick in each_layout(row):
+            if x.ndim == 1:
+                x = x[np.newaxis]
+                axis = 1
+                pick = list
+            labels = np.zeros(x.shape[1 - axis], int)
+            gradient = fsm.softmax_cross_entropy_grad(x, labels, axis, reduction="sum", grad_loss=grad_loss)
+            for got in pick(gradient):
+                assert np.all(np.abs(got.astype(oracle.Wide) - exact.gradient[0]) <= allowed), name

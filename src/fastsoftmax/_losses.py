@@ -39,6 +39,9 @@ Reduction = Literal["none", "sum", "mean"]
 # Magnitudes of a row's factors, alone and multiplied, that leave room in float32's range (2**-126 to 2**128) for the
 # losses and probabilities they go with.
 SMALLEST_FACTOR, LARGEST_FACTOR = 2.0**-80, 2.0**80
+# The same of a gradient's factor, for each class: it is divided by the sum of exponentials, which kernels keep times
+# 2**64, and must not be subnormal then.
+SMALLEST_GRADIENT_FACTOR = 2.0**-61
 
 
 class LossOptions(TypedDict, total=False):
@@ -79,23 +82,26 @@ class _Rows:
         self.sample_weight = apart_from(self.sample_weight, outs)
         self.grad_loss = apart_from(self.grad_loss, outs)
 
-    def beyond_float32(self, upstream: float | Array | None = None) -> Array | None:
+    def beyond_float32(self, has_gradient: bool, upstream: float | Array | None = None) -> Array | None:
         """Rows of float32 whose factors, with a further one, are out of its range; None where none is, as a rule."""
         if self.logits.dtype == np.float64:
             return None
-        low, high = SMALLEST_FACTOR, LARGEST_FACTOR
-        factors: list[float | Array] = []
+        smallest_weight = largest_weight = 1.0
+        factors: list[tuple[float | Array, float]] = []
         if self.class_weight is not None:
             magnitudes = np.abs(self.class_weight)
             magnitudes = magnitudes[np.isfinite(magnitudes) & (magnitudes > 0)]
-            low, high = low / magnitudes.min(initial=1), high / magnitudes.max(initial=1)
-            factors.append(1.0)
+            smallest_weight, largest_weight = magnitudes.min(initial=1), magnitudes.max(initial=1)
+            factors.append((1.0, SMALLEST_FACTOR))
+        smallest = SMALLEST_GRADIENT_FACTOR * self.logits.shape[self.axis] if has_gradient else SMALLEST_FACTOR
         if self.sample_weight is not None:
-            factors.append(self.sample_weight)
+            factors.append((self.sample_weight, smallest if upstream is None else SMALLEST_FACTOR))
         if upstream is not None:
             with np.errstate(all="ignore"):
-                factors.append(upstream if self.sample_weight is None else self.sample_weight * upstream)
-        parts = [part for factor in factors if (part := outside(np.asarray(factor), low, high)) is not None]
+                factors.append((upstream if self.sample_weight is None else self.sample_weight * upstream, smallest))
+        high = LARGEST_FACTOR / largest_weight
+        found = (outside(np.asarray(factor), low / smallest_weight, high) for factor, low in factors)
+        parts = [part for part in found if part is not None]
         if not any(part.any() for part in parts):
             return None
         return np.broadcast_to(functools.reduce(np.logical_or, parts), self.shape)
@@ -240,7 +246,7 @@ def cross_entropy(
     if want_gradient:
         check_out(out, rows.logits.shape, rows.dtype)
     compute = functools.partial(_computed, want_loss, want_gradient, reduction == "none", options)
-    beyond = rows.beyond_float32(upstream)
+    beyond = rows.beyond_float32(want_gradient, upstream)
     if beyond is None:
         value, gradient = compute(rows, out)
     elif reduction == "mean":  # every row's gradient depends on the others' weights
@@ -409,7 +415,7 @@ def softmax_cross_entropy_grad_hess(
     if grad_out is not None and hess_out is not None and share_memory(grad_out, hess_out):
         raise ValueError("grad_out and hess_out share memory, expected two different arrays")
     compute = functools.partial(_computed_grad_hess, scale, least)
-    beyond = rows.beyond_float32(None if scale == 1 else scale)
+    beyond = rows.beyond_float32(False, None if scale == 1 else scale)
     if beyond is None:
         results = compute(rows, grad_out, hess_out)
     else:

@@ -526,6 +526,7 @@ static void run_quick(void)
         run_length(lengths[i], lengths[i] > 128 ? 1 : 3, 7, QUICK);
     run_length(4097, 1, 3, QUICK);
     run_length(8200, 1, 2, QUICK);
+    run_length(16400, 1, 2, QUICK);
 }
 
 static void run_full(void)
@@ -543,6 +544,7 @@ static void run_full(void)
     run_length(1, 1, 1, THOROUGH);
     run_length(10, 1, 1, THOROUGH);
     run_length(5000, 1, 1, THOROUGH);
+    run_length(16401, 2, 3, QUICK);
     run_length(100001, 1, 2, QUICK);
 }
 

@@ -63,11 +63,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     unsigned options = (unsigned)take_byte(&data, &size) | (unsigned)take_byte(&data, &size) << 8;
     ptrdiff_t n = 1 + take_byte(&data, &size) % 70;
     ptrdiff_t batch_0 = 1 + shape_byte % 3, batch_1 = 1 + shape_byte / 3 % 9;
-    /* Now and then columns enough for panels, longer rows, and a row of several blocks. */
+    /* Now and then columns enough for panels, longer rows, and a row of several blocks, alike or each to itself. */
     if (shape_byte >= 228 && shape_byte < 240) batch_1 *= 8;
     if (shape_byte >= 240) n *= 4;
+    if (shape_byte == 254) n = 16384 + n;
     if (shape_byte == 255) n = 3900 + n * 4;
-    if (shape_byte == 255) batch_0 = batch_1 = 1;
+    if (shape_byte >= 254) batch_0 = batch_1 = 1;
     int is_double = take_byte(&data, &size) & 1;
     uint64_t seed = take_byte(&data, &size);
     struct test_case test =
