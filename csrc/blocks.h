@@ -59,11 +59,6 @@ INLINE void set_frame(const struct plan *plan, struct frame *frame, struct extre
         set_shift(&frame->shift, extremes.max, negative_part(extremes.low), temperature, plan->is_scaled);
 }
 
-INLINE void set_largest(const struct plan *plan, struct frame *frame)
-{
-    frame->largest = shifted_exp(frame->max, &frame->shift, plan->is_scaled, 0);
-}
-
 /* 2**exponent of each lane, exponents within the normal range. */
 INLINE vec power_of_two(vec exponent)
 {
@@ -81,7 +76,7 @@ INLINE void split_power(vec exponent, vec *first, vec *second)
 /* Where R_b is less than 2**-LOWEST_BLOCK all exponentials of the block would be 0 in the frame of the row. */
 #define LOWEST_BLOCK ((real)(EXPONENT_BIAS - 1 + SUM_EXPONENT))
 
-/* set_frame and shifted_exp, which once a block need not be inlined. */
+/* set_frame and shifted_exp, not inlined: they are called once or twice a block. */
 NOT_INLINE void set_frame_of_block(const struct plan *plan, struct frame *frame, struct extremes extremes,
                                    vec temperature)
 {

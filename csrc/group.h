@@ -15,8 +15,7 @@
 struct frame {
     vec max;
     struct exp_shift shift;
-    lane_mask clamped;          /* see set_shift */
-    struct exponential largest; /* of max */
+    lane_mask clamped; /* see set_shift */
 };
 
 struct group {
@@ -25,6 +24,7 @@ struct group {
     real *blocks; /* of rows that have several: see blocks.h */
     vec temperature;
     struct frame frame;
+    struct exponential largest; /* of frame.max */
     struct row_sums sums;
     struct pair rest; /* the sum without the largest exponentials, in units of one of them */
     struct pair log_sum;

@@ -8,7 +8,7 @@
 /* In two steps, as all that follows the sums: see end_groups. */
 INLINE void set_rest(struct group *group)
 {
-    group->rest = divide_pairs(group->sums.total, as_pair(group->frame.largest));
+    group->rest = divide_pairs(group->sums.total, as_pair(group->largest));
 }
 
 /* ln S as a pair; NaN where the row holds a NaN, an infinite max or nothing. */
@@ -37,7 +37,7 @@ static void end_weighted(const struct plan *plan, struct group *group)
     /* What is left may be too small a part of the largest exponential: it is taken times SUM_SCALE, before the division
      * where there are no ties. */
     lane_mask is_small = less(absolute(sum.high), splat(1 / SUM_SCALE)), has_ties = differ(ties, zero);
-    struct pair largest = as_pair(group->frame.largest);
+    struct pair largest = as_pair(group->largest);
     struct pair enlarged = divide_pairs((struct pair){total * up, group->sums.total.low * up}, largest);
     enlarged = two_sum(choose(has_ties, sum.high * up, enlarged.high), choose(has_ties, sum.low * up, enlarged.low));
     sum = (struct pair){choose(is_small, enlarged.high, sum.high), choose(is_small, enlarged.low, sum.low)};

@@ -211,7 +211,7 @@ static void end_cross_entropy(const struct plan *plan, struct group *group, real
 /* What every exponential is multiplied by in the gradient. */
 static void set_gradient_factor(struct group *group)
 {
-    struct pair ties = multiply_pairs(as_pair(group->frame.largest), (struct pair){group->sums.ties, splat(0)});
+    struct pair ties = multiply_pairs(as_pair(group->largest), (struct pair){group->sums.ties, splat(0)});
     struct pair sum = add_pairs(group->sums.total, ties);
     group->factor = multiply_pairs(group->slope, reciprocal(fast_two_sum(sum.high, sum.low)));
 }

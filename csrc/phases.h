@@ -77,7 +77,8 @@ INLINE void end_max(const struct plan *plan, struct group *group, struct extreme
     if (plan->operation == FSM_LOG_SOFTMAX_VJP) of_row.max = max(splat(-EXP_LIMIT), min(splat(EXP_LIMIT), of_row.max));
     set_frame(plan, &group->frame, of_row, group->temperature);
     group->certain = may_be_certain(plan, of_row, group->temperature);
-    if (keeps_max_out(plan) || group->certain) set_largest(plan, &group->frame);
+    if (keeps_max_out(plan) || group->certain)
+        group->largest = shifted_exp(of_row.max, &group->frame.shift, plan->is_scaled, 0);
     if (has_targets(plan) && !plan->sums_by_block) read_label_logits(group);
 }
 
@@ -267,7 +268,7 @@ static void end_softmax(struct group *group)
     group->factor = reciprocal(total);
     group->certain_above = splat(2);
     if (!group->certain) return;
-    struct pair largest = as_pair(group->frame.largest);
+    struct pair largest = as_pair(group->largest);
     vec others = (total.high - largest.high) + (total.low - largest.low);
     lane_mask certain = less(absolute(others), total.high * splat((real)1 / ((integer)4 << MANTISSA_BITS)));
     group->certain_above = choose(certain, splat((real)0.5), splat(2));

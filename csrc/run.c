@@ -216,7 +216,8 @@ static void make_plan(struct plan *plan, const struct fsm_job *job, const struct
         plan->block_length = plan->sums_by_block ? long_block_length(job->n) : BLOCK;
         plan->blocks = (job->n - 1) / plan->block_length + 1;
     }
-    plan->in_place = plan->overlaps = plan->streamed = 0;
+    plan->in_place = plan->overlaps = plan->overlaps_rows = plan->streamed = 0;
+    plan->waiting_groups = 1;
     plan->writes_panels = plan->streams_panels = plan->fetches_panels = 0;
     plan->skew = plan->ahead = plan->panel_groups = 0;
     plan->batch_groups = 1;

@@ -108,10 +108,10 @@ def test_small_upstream_gradients(n):
     for exponent in range(-26, 0):
         upstream = 10.0**exponent
         exact = oracle.cross_entropy(x, labels, reduction="sum", grad_loss=upstream)
-        for options in ({"grad_loss": upstream}, {"sample_weight": np.full(3, upstream)}):
-            got = fsm.softmax_cross_entropy_grad(x, labels, reduction="sum", **options)
+        for name, value in (("grad_loss", upstream), ("sample_weight", [upstream] * 3), ("weight", [upstream] * n)):
+            got = fsm.softmax_cross_entropy_grad(x, labels, reduction="sum", **{name: value})
             allowed = 6 * np.finfo(np.float32).eps * exact.gradient_terms + np.finfo(np.float32).smallest_subnormal
-            assert np.all(np.abs(got.astype(oracle.Wide) - exact.gradient) <= allowed), (exponent, options.keys())
+            assert np.all(np.abs(got.astype(oracle.Wide) - exact.gradient) <= allowed), (exponent, name)
 
 
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])

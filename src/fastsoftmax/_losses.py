@@ -86,14 +86,14 @@ class _Rows:
         """Rows of float32 whose factors, with a further one, are out of its range; None where none is, as a rule."""
         if self.logits.dtype == np.float64:
             return None
+        smallest = SMALLEST_GRADIENT_FACTOR * self.logits.shape[self.axis] if has_gradient else SMALLEST_FACTOR
         smallest_weight = largest_weight = 1.0
         factors: list[tuple[float | Array, float]] = []
         if self.class_weight is not None:
             magnitudes = np.abs(self.class_weight)
             magnitudes = magnitudes[np.isfinite(magnitudes) & (magnitudes > 0)]
             smallest_weight, largest_weight = magnitudes.min(initial=1), magnitudes.max(initial=1)
-            factors.append((1.0, SMALLEST_FACTOR))
-        smallest = SMALLEST_GRADIENT_FACTOR * self.logits.shape[self.axis] if has_gradient else SMALLEST_FACTOR
+            factors.append((1.0, smallest if upstream is None and self.sample_weight is None else SMALLEST_FACTOR))
         if self.sample_weight is not None:
             factors.append((self.sample_weight, smallest if upstream is None else SMALLEST_FACTOR))
         if upstream is not None:
