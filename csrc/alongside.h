@@ -12,7 +12,7 @@
  * of this loop an eighth takes 1.2 times as long and nothing at all 1.6. */
 #define READ_AHEAD ((ptrdiff_t)(16384 / sizeof(real)))
 
-/* How a row is written: `last` as in last_step.h, but COPY where nothing is written alongside. A constant. */
+/* How a row is written: `last` as in last_step.h, but COPY where nothing is written alongside. Constants, as a rule. */
 struct writing {
     enum last_step last;
     int streamed; /* past the caches */
@@ -22,6 +22,7 @@ static const struct writing no_writing = {COPY, 0};
 
 /* Of each row of a horizontal group. */
 struct strips_alongside {
+    int streamed; /* as in struct writing */
     ptrdiff_t next_length;   /* the others are as long as the one that is summed */
     const real *next[LANES]; /* what the extremes are found of */
     struct extremes *extremes;
@@ -47,9 +48,8 @@ struct strip_alongside {
 
 INLINE vec value_alongside(const struct strip_alongside *strip, ptrdiff_t at, struct writing writing)
 {
-    vec element = load(strip->from + at);
-    if (writing.last != SCALE_BUT_LABEL) return after_last_step(element, writing.last, &strip->values);
-    vec value = scaled(element, strip->values.factor);
+    vec value = after_last_step(load(strip->from + at), writing.last, &strip->values);
+    if (writing.last != SCALE_BUT_LABEL) return value;
     ptrdiff_t lane = strip->label - at;
     if (lane >= 0 && lane < LANES) value[lane] = strip->at_label;
     return value;

@@ -58,15 +58,15 @@ NOT_INLINE void stream_scaled(const real *e, real *out, ptrdiff_t size, struct p
     STREAM_VALUES(size, scaled, e, out, factor);
 }
 
+NOT_INLINE void write_carefully(const real *e, real *out, ptrdiff_t size, const struct last_values *values)
+{
+    WRITE_VALUES(size, after_last_step, e, out, SCALE_CAREFULLY, values);
+}
+
 /* to = e * lowering, which is a power of two */
 INLINE void lower_step(ptrdiff_t i, ptrdiff_t lanes, const real *e, real *to, vec lowering)
 {
     store_lanes(to + i, lanes, load_lanes(e + i, lanes) * lowering);
-}
-
-INLINE void certain_step(ptrdiff_t i, ptrdiff_t lanes, real *out, vec bound)
-{
-    store_lanes(out + i, lanes, certain_or(load_lanes(out + i, lanes), bound));
 }
 
 INLINE vec less_step(vec e, struct pair factor, struct pair step)

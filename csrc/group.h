@@ -29,8 +29,9 @@ struct group {
     struct pair rest; /* the sum without the largest exponentials, in units of one of them */
     struct pair log_sum;
     struct pair factor; /* of each exponential in the output */
-    int certain;        /* whether any row may have a probability of 1: see end_softmax */
-    vec certain_above;  /* probabilities above it are 1 */
+    vec reach;          /* from the max down to where no element lies below */
+    int needs_care;     /* whether any row may have a result of 1 or a subnormal one: see end_softmax, set_unit */
+    vec certain_above, unit; /* see struct care */
     /* The losses' own: see losses.h. */
     int64_t label[LANES];
     vec weight, target, label_logit;
@@ -227,10 +228,25 @@ static void begin_rows(const struct plan *plan, struct group *group, ptrdiff_t f
         group->temperature[lane] = temperature_of(row_double(group, plan, FSM_TEMPERATURE, lane));
 }
 
+/* For a group of which a row needs care; a row that does not has a unit of 1. */
+NOT_INLINE struct last_values careful_values(const struct group *group, const struct pair *factor)
+{
+    vec inverse = power_quotient(0, group->unit);
+    struct last_values values;
+    values.factor = (struct pair){factor->high * inverse, factor->low * inverse};
+    /* Less than the quotient, lest what is below it be normal. */
+    const vec margin = splat(1 - (real)0x1p-20);
+    vec small_below = power_quotient(1 - EXPONENT_BIAS, group->unit) / absolute(values.factor.high) * margin;
+    small_below = choose(equal(inverse, splat(1)), splat(0), small_below);
+    values.care = (struct care){group->certain_above, group->unit, small_below};
+    return values;
+}
+
 /* `factor` is that of the exponentials. */
 INLINE struct last_values last_values_of(const struct group *group, enum last_step step, const struct pair *factor)
 {
     struct last_values values;
+    if (step == SCALE_CAREFULLY) return careful_values(group, factor);
     if (step == TO_LOG) {
         values.row_max = group->frame.max;
         values.log_sum = group->log_sum.high;
@@ -245,7 +261,6 @@ INLINE struct last_values last_values_of(const struct group *group, enum last_st
         values.at_label = group->at_label;
     } else {
         values.factor = *factor;
-        values.certain_above = group->certain_above;
     }
     return values;
 }
@@ -254,12 +269,29 @@ INLINE struct last_values last_values_of(const struct group *group, enum last_st
 INLINE enum last_step last_step_of_group(const struct plan *plan, const struct group *group)
 {
     switch (plan->operation) {
-    case FSM_SOFTMAX: return group->certain ? SCALE_OR_ONE : SCALE;
+    case FSM_SOFTMAX: return group->needs_care ? SCALE_CAREFULLY : SCALE;
     case FSM_LOG_SOFTMAX: return plan->is_scaled ? COPY : TO_LOG;
     case FSM_CROSS_ENTROPY:
         if (plan->has_dense_targets) return COPY;
-        return any_lane(equal(group->weight, splat(0)) & first_lanes(group->count)) ? COPY : SCALE;
+        if (any_lane(equal(group->weight, splat(0)) & first_lanes(group->count))) return COPY;
+        return group->needs_care ? SCALE_CAREFULLY : SCALE;
     default: return COPY;
+    }
+}
+
+/* The exponentials e of a strip; `factors` are theirs. */
+static void write_scaled_strip(const struct plan *plan, const struct group *group, ptrdiff_t strip,
+                               const struct pair *factors, const real *e, real *out, ptrdiff_t size)
+{
+    struct pair factor = pair_in_strip(plan->vertical, factors, strip);
+    if (group->needs_care) {
+        struct last_values values = last_values_of(group, SCALE_CAREFULLY, factors);
+        if (!plan->vertical) values = last_values_in_strip(&values, strip, SCALE_CAREFULLY);
+        write_carefully(e, out, size, &values);
+    } else if (plan->streamed) {
+        stream_scaled(e, out, size, factor);
+    } else {
+        write_scaled(e, out, size, factor);
     }
 }
 

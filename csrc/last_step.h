@@ -7,9 +7,16 @@
 enum last_step {
     COPY,            /* nothing: write_phase does what there is to do */
     SCALE,           /* e * factor */
-    SCALE_OR_ONE,    /* the same, but 1 above certain_above */
+    SCALE_CAREFULLY, /* the same where that may be subnormal, and 1 above certain_above */
     SCALE_BUT_LABEL, /* the same, but another value at the label: of panels, and of rows that go past the caches */
     TO_LOG,          /* (x - row_max) - log_sum */
+};
+
+/* For SCALE_CAREFULLY. */
+struct care {
+    vec certain_above; /* probabilities above it are 1; infinite for gradients */
+    vec unit;          /* the factor comes divided by it: a power of two */
+    vec small_below;   /* exponentials below it make subnormal results */
 };
 
 /* Of a group's rows, for its step alone. */
@@ -17,12 +24,8 @@ struct last_values {
     union {
         struct {
             struct pair factor;
-            union {
-                vec certain_above; /* probabilities above it are 1 */
-                struct {
-                    vec label, at_label; /* the element of this number (below 0: none) is that instead */
-                };
-            };
+            vec label, at_label; /* the element of this number (below 0: none) is that instead */
+            struct care care;
         };
         struct {
             vec row_max, log_sum;
@@ -39,12 +42,34 @@ INLINE struct last_values last_values_in_strip(const struct last_values *values,
         result.log_sum = in_strip(0, &values->log_sum, strip);
     } else {
         result.factor = pair_in_strip(0, &values->factor, strip);
-        if (step == SCALE_OR_ONE) result.certain_above = in_strip(0, &values->certain_above, strip);
+        if (step == SCALE_CAREFULLY) {
+            result.care.certain_above = in_strip(0, &values->care.certain_above, strip);
+            result.care.unit = in_strip(0, &values->care.unit, strip);
+            result.care.small_below = in_strip(0, &values->care.small_below, strip);
+        }
     }
     return result;
 }
 
-INLINE vec scaled(vec e, struct pair factor) { return fma_(e, factor.high, tiny_product(e, factor.low)); }
+INLINE vec scaled(vec e, struct pair factor) { return fma_(e, factor.high, e * factor.low); }
+
+/* 2**exponent / power, where power is one of two as well. */
+INLINE vec power_quotient(integer exponent, vec power)
+{
+    return (vec)(((2 * (integer)EXPONENT_BIAS + exponent) << MANTISSA_BITS) - (ivec)power);
+}
+
+/* e * factor, with the factor divided by care.unit until the result is rounded: Intel's processors take a hundred cycles
+ * for a vector in which an operation's result is subnormal, or what is added to a product. Next to the smallest normal
+ * number, of the same sign, a result's last bit is that of a subnormal one, and what the bits of their sum count beyond
+ * those of that number are the subnormal's bits. */
+INLINE vec scaled_carefully(vec e, const struct pair *factor, const struct care *care)
+{
+    lane_mask small = less(e, care->small_below);
+    vec least = (vec)((ivec)power_quotient(1 - EXPONENT_BIAS, care->unit) | sign_of(factor->high));
+    vec result = add_where(small, scaled(e, *factor), least) * care->unit;
+    return (vec)subtract_where(small, (ivec)result, (integer)1 << MANTISSA_BITS);
+}
 
 INLINE vec log_probability(vec x, vec row_max, vec log_sum) { return (x - row_max) - log_sum; }
 
@@ -55,8 +80,10 @@ INLINE vec certain_or(vec probability, vec bound) { return choose(less(bound, pr
 INLINE vec after_last_step(vec element, enum last_step step, const struct last_values *values)
 {
     switch (step) {
-    case SCALE: return scaled(element, values->factor);
-    case SCALE_OR_ONE: return certain_or(scaled(element, values->factor), values->certain_above);
+    case SCALE:
+    case SCALE_BUT_LABEL: return scaled(element, values->factor);
+    case SCALE_CAREFULLY:
+        return certain_or(scaled_carefully(element, &values->factor, &values->care), values->care.certain_above);
     case TO_LOG: return log_probability(element, values->row_max, values->log_sum);
     default: return element;
     }

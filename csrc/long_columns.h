@@ -114,8 +114,8 @@ NOT_INLINE void write_strided(const real *from, ptrdiff_t from_step, real *to, p
     }
     if (last == SCALE) {
         WRITE(SCALE)
-    } else if (last == SCALE_OR_ONE) {
-        WRITE(SCALE_OR_ONE)
+    } else if (last == SCALE_CAREFULLY) {
+        WRITE(SCALE_CAREFULLY)
     } else {
         WRITE(TO_LOG)
     }

@@ -267,10 +267,11 @@ static void write_at_label_of_rows(const struct group *group)
         *element(&group->rows[FSM_OUT], lane, group->label[lane]) = group->at_label[lane];
 }
 
-/* `factor` is that of the exponentials e, in this strip. */
+/* `factors` are those of the exponentials e. */
 static void write_gradient(const struct plan *plan, const struct group *group, ptrdiff_t block, ptrdiff_t strip,
-                           struct pair factor, const real *e, real *out, void *scratch)
+                           const struct pair *factors, const real *e, real *out, void *scratch)
 {
+    struct pair factor = pair_in_strip(plan->vertical, factors, strip);
     ptrdiff_t first = block_start(plan, block), length = block_length(plan, block), size = strip_size(plan, block);
     struct pair upstream = pair_in_strip(plan->vertical, &group->upstream, strip);
     if (plan->has_dense_targets) {
@@ -290,8 +291,7 @@ static void write_gradient(const struct plan *plan, const struct group *group, p
                 out[index_in_strip(plan, lane, group->label[lane] - first)] -= step[lane];
         }
     } else {
-        if (plan->streamed) stream_scaled(e, out, size, factor);
-        else write_scaled(e, out, size, factor);
+        write_scaled_strip(plan, group, strip, factors, e, out, size);
         write_at_labels(plan, group, block, strip, out);
     }
     clear_ignored(plan, group, strip, out, size);

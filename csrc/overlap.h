@@ -16,18 +16,18 @@
     OVERLAPPED_FUNCTION(name##_unclamped, (mode) | UNCLAMPED, last, streamed)
 OVERLAPPED_FUNCTIONS(store_beside_none, STORE, COPY, 0)
 OVERLAPPED_FUNCTIONS(store_beside_scale, STORE, SCALE, 0)
-OVERLAPPED_FUNCTIONS(store_beside_scale_or_one, STORE, SCALE_OR_ONE, 0)
 OVERLAPPED_FUNCTIONS(log_beside_none, KEEP_MAX_OUT, COPY, 0)
 OVERLAPPED_FUNCTIONS(log_beside_log, KEEP_MAX_OUT, TO_LOG, 0)
 OVERLAPPED_FUNCTIONS(log_store_beside_none, KEEP_MAX_OUT | STORE, COPY, 0)
 OVERLAPPED_FUNCTIONS(log_store_beside_scale, KEEP_MAX_OUT | STORE, SCALE, 0)
+/* One for rows that seldom come: clamped or not, past the caches or not. */
+OVERLAPPED_FUNCTION(store_beside_scale_carefully, STORE, SCALE_CAREFULLY, alongside->streamed)
 /* With a temperature they are always clamped. */
 OVERLAPPED_FUNCTION(store_scaled_beside_none, STORE | SCALED, COPY, 0)
 OVERLAPPED_FUNCTION(store_scaled_beside_scale, STORE | SCALED, SCALE, 0)
 OVERLAPPED_FUNCTION(log_scaled_beside_none, KEEP_MAX_OUT | SCALED, COPY, 0)
 #if HAS_STREAMS
 OVERLAPPED_FUNCTIONS(store_beside_scale_streamed, STORE, SCALE, 1)
-OVERLAPPED_FUNCTIONS(store_beside_scale_or_one_streamed, STORE, SCALE_OR_ONE, 1)
 OVERLAPPED_FUNCTIONS(log_beside_log_streamed, KEEP_MAX_OUT, TO_LOG, 1)
 OVERLAPPED_FUNCTIONS(log_store_beside_gradient_streamed, KEEP_MAX_OUT | STORE, SCALE_BUT_LABEL, 1)
 #endif
@@ -44,12 +44,12 @@ static overlapped_function *overlapped_function_of(const struct plan *plan, enum
     if (plan->streamed && last != COPY) {
         if (last == TO_LOG) return EITHER(log_beside_log_streamed);
         if (keeps_max_out(plan)) return EITHER(log_store_beside_gradient_streamed);
-        return last == SCALE ? EITHER(store_beside_scale_streamed) : EITHER(store_beside_scale_or_one_streamed);
+        return last == SCALE ? EITHER(store_beside_scale_streamed) : store_beside_scale_carefully;
     }
 #endif
     switch (last) {
     case SCALE: return keeps_max_out(plan) ? EITHER(log_store_beside_scale) : EITHER(store_beside_scale);
-    case SCALE_OR_ONE: return EITHER(store_beside_scale_or_one);
+    case SCALE_CAREFULLY: return store_beside_scale_carefully;
     case TO_LOG: return EITHER(log_beside_log);
     default:
         if (!keeps_max_out(plan)) return EITHER(store_beside_none);
@@ -86,6 +86,7 @@ INLINE void overlapped_block(const struct plan *plan, const struct turn *turn, e
                               .shift = &turn->frame->shift,
                               .row_max = &turn->frame->max};
     struct strips_alongside alongside;
+    alongside.streamed = plan->streamed;
     alongside.extremes = of_strip;
     alongside.next_length = next ? block_length(plan, turn->next_block) : sums.length;
     if (last != COPY) alongside.values = last_values_of(written, last == SCALE_BUT_LABEL ? SCALE : last, &factor);
@@ -130,7 +131,8 @@ static enum last_step step_alongside(const struct plan *plan, const struct group
 {
     if (!written || written->count != group->count) return COPY;
     enum last_step step = last_step_of_group(plan, written);
-    if (plan->is_scaled && step == SCALE_OR_ONE) return COPY; /* seldom enough for a function less */
+    /* Seldom enough for a function less. */
+    if (step == SCALE_CAREFULLY && (plan->is_scaled || plan->operation == FSM_CROSS_ENTROPY)) return COPY;
     /* With the gradient at its label in place: a line that has gone past the caches would be read again for it. */
     if (plan->streamed && step == SCALE && plan->operation == FSM_CROSS_ENTROPY) return SCALE_BUT_LABEL;
     return step;

@@ -23,6 +23,7 @@
 
 struct panel {
     ptrdiff_t first_row, groups;
+    int needs_care; /* in place of the plan's step SCALE_CAREFULLY, for any operation */
     struct extremes extremes[PANEL_GROUPS];
     struct last_values last_values[PANEL_GROUPS];
 };
@@ -98,16 +99,17 @@ NOT_INLINE void read_panel(const struct plan *plan, struct panel *panel, void *s
 
 INLINE enum last_step panel_step_of(const struct plan *plan)
 {
-    if (plan->operation == FSM_SOFTMAX) return SCALE_OR_ONE;
+    if (plan->operation == FSM_SOFTMAX) return SCALE;
     if (plan->operation == FSM_LOG_SOFTMAX && !plan->is_scaled) return TO_LOG;
     if (plan->operation == FSM_CROSS_ENTROPY && !plan->has_dense_targets) return SCALE_BUT_LABEL;
     return COPY;
 }
 
-INLINE vec element_of_panel(vec element, ptrdiff_t i, enum last_step step, const struct last_values *values)
+INLINE vec element_of_panel(vec element, ptrdiff_t i, enum last_step step, int has_label,
+                            const struct last_values *values)
 {
-    if (step != SCALE_BUT_LABEL) return after_last_step(element, step, values);
-    return choose(equal(values->label, splat((real)i)), values->at_label, scaled(element, values->factor));
+    vec value = after_last_step(element, step, values);
+    return has_label ? choose(equal(values->label, splat((real)i)), values->at_label, value) : value;
 }
 
 /* `step` and `streamed` are constants. */
@@ -119,11 +121,12 @@ INLINE void write_lines(const struct plan *plan, const struct panel *panel, void
     ptrdiff_t strip_reals = plan->group_scratch_bytes / (ptrdiff_t)sizeof(real), n = plan->job->n;
     ptrdiff_t bytes = panel->groups * VECTOR_BYTES;
     const real *strip = strip_of_group(plan, scratch, 0);
+    int has_label = step == SCALE_BUT_LABEL || (step == SCALE_CAREFULLY && plan->operation == FSM_CROSS_ENTROPY);
     for (ptrdiff_t i = 0; i < n; i++, line += out->axis_stride) {
         const char *ahead = line_ahead(line, i, n, out->axis_stride, bytes, bytes);
         for (ptrdiff_t g = 0; g < panel->groups; g++) {
             vec element = load(strip + g * strip_reals + i * LANES);
-            element = element_of_panel(element, i, step, &panel->last_values[g]);
+            element = element_of_panel(element, i, step, has_label, &panel->last_values[g]);
             real *to = (real *)(void *)line + g * LANES;
             if (streamed) {
                 stream(to, element);
@@ -142,8 +145,9 @@ NOT_INLINE void write_panel(const struct plan *plan, const struct panel *panel, 
         if (plan->streams_panels) write_lines(plan, panel, scratch, step, 1);                      \
         else write_lines(plan, panel, scratch, step, 0);                                           \
     } while (0)
-    switch (panel_step_of(plan)) {
-    case SCALE_OR_ONE: WRITE(SCALE_OR_ONE); break;
+    switch (panel->needs_care ? SCALE_CAREFULLY : panel_step_of(plan)) {
+    case SCALE: WRITE(SCALE); break;
+    case SCALE_CAREFULLY: WRITE(SCALE_CAREFULLY); break;
     case SCALE_BUT_LABEL: WRITE(SCALE_BUT_LABEL); break;
     case TO_LOG: WRITE(TO_LOG); break;
     default: WRITE(COPY); break;

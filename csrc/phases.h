@@ -63,21 +63,25 @@ static void max_phase(const struct plan *plan, const struct group *group, ptrdif
     *result = plan->vertical ? of_strip[0] : extremes_across_lanes(of_strip, count);
 }
 
-/* Whether some row's others may sum to so little that end_softmax finds its max certain: not
- * where each of them is more than 2**-MANTISSA_BITS of the max. */
-INLINE int may_be_certain(const struct plan *plan, struct extremes of_row, vec temperature)
+/* Where each of a row's elements is more than 2**-CARE_BITS of the max, the others sum to too much for end_softmax to find
+ * that certain, and no result is subnormal: gradients with such a factor are computed in float64 (_losses.py). */
+#define CARE_BITS ((real)MANTISSA_BITS)
+
+/* The rows with an exponential that may be 2**-bits of the largest or less. */
+INLINE lane_mask reaching(const struct group *group, vec bits, int is_scaled)
 {
-    vec bound = splat((real)MANTISSA_BITS * LN2);
-    if (plan->is_scaled) bound *= temperature;
-    return plan->job->n == 1 || any_lane(~less(of_row.max - negative_part(of_row.low), bound));
+    vec bound = bits * splat(LN2);
+    if (is_scaled) bound *= group->temperature;
+    return ~less(group->reach, bound);
 }
 
 INLINE void end_max(const struct plan *plan, struct group *group, struct extremes of_row)
 {
     if (plan->operation == FSM_LOG_SOFTMAX_VJP) of_row.max = max(splat(-EXP_LIMIT), min(splat(EXP_LIMIT), of_row.max));
     set_frame(plan, &group->frame, of_row, group->temperature);
-    group->certain = may_be_certain(plan, of_row, group->temperature);
-    if (keeps_max_out(plan) || group->certain)
+    group->reach = of_row.max - negative_part(of_row.low);
+    group->needs_care = plan->job->n == 1 || any_lane(reaching(group, splat(CARE_BITS), plan->is_scaled));
+    if (keeps_max_out(plan) || group->needs_care)
         group->largest = shifted_exp(of_row.max, &group->frame.shift, plan->is_scaled, 0);
     if (has_targets(plan) && !plan->sums_by_block) read_label_logits(group);
 }
@@ -260,19 +264,34 @@ static void write_selected(const struct plan *plan, const struct group *group)
     }
 }
 
+/* Finds the rows whose exponentials times the factor, or times its low part, may be subnormal. In their units they are
+ * not, nor are they infinite: exponentials are less than 2**(SUM_EXPONENT + 1). */
+NOT_INLINE void set_unit(struct group *group, int is_scaled)
+{
+    const integer lowest = 1 - EXPONENT_BIAS + MANTISSA_BITS + 1, most_bits = EXPONENT_BIAS - 3;
+    ivec exponent = ((ivec)absolute(group->factor.high) >> MANTISSA_BITS) - EXPONENT_BIAS;
+    vec exponent_real = __builtin_convertvector(exponent, vec);
+    vec least_reach = max(splat(CARE_BITS), exponent_real + splat(SUM_EXPONENT - 3 - lowest));
+    lane_mask small = reaching(group, least_reach, is_scaled);
+    vec bits = min(splat(most_bits), max(splat(0), splat(most_bits - SUM_EXPONENT) - exponent_real));
+    group->unit = choose(small, power_of_two(-bits), splat(1));
+    group->needs_care |= any_lane(small);
+}
+
 /* A row's only probability of 1 may come out an ulp off, its exponential being rounded: where
  * the others sum to less than a quarter of an ulp of 1 it is set right when it is written. */
-static void end_softmax(struct group *group)
+static void end_softmax(const struct plan *plan, struct group *group)
 {
     struct pair total = fast_two_sum(group->sums.total.high, group->sums.total.low);
     group->factor = reciprocal(total);
     group->certain_above = splat(2);
-    if (!group->certain) return;
+    if (!group->needs_care) return;
     struct pair largest = as_pair(group->largest);
     vec others = (total.high - largest.high) + (total.low - largest.low);
     lane_mask certain = less(absolute(others), total.high * splat((real)1 / ((integer)4 << MANTISSA_BITS)));
     group->certain_above = choose(certain, splat((real)0.5), splat(2));
-    group->certain = any_lane(certain);
+    group->needs_care = any_lane(certain);
+    set_unit(group, plan->is_scaled);
 }
 
 static void join_sums_of_blocks(const struct plan *plan, struct group *group)
@@ -297,9 +316,9 @@ static void end_groups(const struct plan *plan, struct group *groups, ptrdiff_t 
     EACH_GROUP(g, count) {
         struct group *group = &groups[g];
         switch (operation) {
-        case FSM_SOFTMAX: end_softmax(group); break;
+        case FSM_SOFTMAX: end_softmax(plan, group); break;
         case FSM_GRAD_HESS:
-            end_softmax(group);
+            end_softmax(plan, group);
             end_grad_hess(plan, group);
             break;
         case FSM_LOGSUMEXP: end_logsumexp(plan, group); break;
@@ -314,7 +333,14 @@ static void end_groups(const struct plan *plan, struct group *groups, ptrdiff_t 
     }
     if (operation != FSM_CROSS_ENTROPY || !has(plan, FSM_OUT)) return;
     EACH_GROUP(g, count) set_gradient_factor(&groups[g]);
-    if (!plan->has_dense_targets) EACH_GROUP(g, count) set_gradient_at_label(plan, &groups[g]);
+    if (plan->has_dense_targets) return;
+    EACH_GROUP(g, count) {
+        set_gradient_at_label(plan, &groups[g]);
+        if (!groups[g].needs_care) continue;
+        groups[g].certain_above = splat((real)__builtin_inf());
+        groups[g].needs_care = 0;
+        set_unit(&groups[g], plan->is_scaled);
+    }
 }
 
 /* ---- Phase 3: the output ---------------------------------------------------------------- */
@@ -368,19 +394,10 @@ static void write_phase(const struct plan *plan, const struct group *group, ptrd
             EACH_VECTOR(size, lower_step, from, out, in_strip(plan->vertical, &factors.lowering, strip));
             from = out;
         }
-        struct pair factor = pair_in_strip(plan->vertical, &factors.factor, strip);
         switch (plan->operation) {
-        case FSM_SOFTMAX: {
-            vec certain_above = in_strip(plan->vertical, &group->certain_above, strip);
-            lane_mask certain = less(certain_above, splat(1));
-            int any = any_lane(certain);
-            if (plan->streamed && !any) stream_scaled(from, out, size, factor);
-            else write_scaled(from, out, size, factor);
-            if (any) EACH_VECTOR(size, certain_step, out, certain_above);
-            break;
-        }
+        case FSM_SOFTMAX: write_scaled_strip(plan, group, strip, &factors.factor, from, out, size); break;
         case FSM_LOG_SOFTMAX: write_log_softmax(plan, group, strip, from, out, size); break;
-        case FSM_CROSS_ENTROPY: write_gradient(plan, group, block, strip, factor, from, out, scratch); break;
+        case FSM_CROSS_ENTROPY: write_gradient(plan, group, block, strip, &factors.factor, from, out, scratch); break;
         case FSM_GRAD_HESS: write_grad_hess(plan, group, block, strip, from, scratch); continue;
         case FSM_SOFTMAX_VJP: {
             struct pair dot = pair_in_strip(plan->vertical, &group->sums.cost, strip);

@@ -96,17 +96,19 @@ static struct extremes read_strip_in_scratch(const struct plan *plan, const stru
 }
 
 /* Its way home; where only the last step of the writing phase is left to do, that comes with it. */
-static void write_strip_in_scratch(const struct plan *plan, const struct group *group, void *scratch)
+INLINE void write_strip_in_scratch(const struct plan *plan, const struct group *group, void *scratch, int is_known)
 {
     const struct row_pointers *out = &group->rows[FSM_OUT];
     real *strip = strip_memory(plan, scratch, STRIP_X);
     enum last_step last = last_step_of_group(plan, group);
+    /* Seldom, and so by two passes, but where the plan is known. */
+    if (last == SCALE_CAREFULLY && !(is_known && plan->operation == FSM_SOFTMAX)) last = COPY;
     if (last != COPY && can_transpose(out, plan->job->n)) {
         struct last_values values = last_values_of(group, last, &group->factor);
 #define SCATTER(step) scatter_transposed(out, group->count, 0, plan->job->n, strip, step, &values)
         if (last == SCALE) SCATTER(SCALE);
         else if (last == TO_LOG) SCATTER(TO_LOG);
-        else SCATTER(SCALE_OR_ONE);
+        else if (is_known) SCATTER(SCALE_CAREFULLY);
 #undef SCATTER
         if (plan->operation == FSM_CROSS_ENTROPY) write_at_label_of_rows(group);
         return;
@@ -115,11 +117,16 @@ static void write_strip_in_scratch(const struct plan *plan, const struct group *
     scatter_rows(out, group->count, 0, plan->job->n, strip);
 }
 
-static void write_strips_in_scratch(const struct plan *plan, const struct group *groups, ptrdiff_t count,
-                                    void *scratch)
+INLINE void write_strips_in_scratch(const struct plan *plan, const struct group *groups, ptrdiff_t count, void *scratch,
+                                    int is_known)
 {
     EACH_GROUP(g, count)
-        write_strip_in_scratch(plan, &groups[g], group_scratch(plan, scratch, g));
+        write_strip_in_scratch(plan, &groups[g], group_scratch(plan, scratch, g), is_known);
+}
+
+NOT_INLINE void write_any_strips(const struct plan *plan, const struct group *groups, ptrdiff_t count, void *scratch)
+{
+    write_strips_in_scratch(plan, groups, count, scratch, 0);
 }
 
 /* Of the batch after this one, which ends at row `end`, where its rows are dense and so lie behind it. */
@@ -165,7 +172,8 @@ INLINE ptrdiff_t run_batch(const struct plan *plan, ptrdiff_t first, ptrdiff_t l
     end_groups(plan, groups, count, losses);
     if (!writes_elements(plan)) return end;
     if (!in_scratch) write_batch(plan, groups, count, scratch);
-    else write_strips_in_scratch(plan, groups, count, scratch);
+    else if (mode == ANY_MODE) write_any_strips(plan, groups, count, scratch);
+    else write_strips_in_scratch(plan, groups, count, scratch, 1);
     return end;
 }
 
@@ -188,6 +196,7 @@ INLINE ptrdiff_t run_panel(const struct plan *plan, const struct plan *whole, pt
     ptrdiff_t end = first + group_count * LANES;
     panel.first_row = first;
     panel.groups = group_count;
+    panel.needs_care = 0;
     read_panel(whole, &panel, scratch);
     /* The next panel comes into the second-level cache while this one is summed. */
     struct lines_ahead lines;
@@ -201,7 +210,7 @@ INLINE ptrdiff_t run_panel(const struct plan *plan, const struct plan *whole, pt
         end_groups(plan, groups, count, losses ? losses + done * LANES : NULL);
         if (!writes_elements(plan)) continue;
         if (!plan->writes_panels) {
-            write_strips_in_scratch(plan, groups, count, batch_scratch);
+            write_any_strips(plan, groups, count, batch_scratch);
         } else if (panel_step_of(plan) == COPY) {
             write_batch(plan, groups, count, batch_scratch);
         } else {
@@ -209,7 +218,15 @@ INLINE ptrdiff_t run_panel(const struct plan *plan, const struct plan *whole, pt
                 /* Before their exponentials are scaled by 0: one may be NaN. */
                 if (panel_step_of(plan) == SCALE_BUT_LABEL)
                     clear_ignored(plan, &groups[g], 0, strip_of_group(plan, batch_scratch, g), plan->job->n * LANES);
-                panel.last_values[done + g] = last_values_of(&groups[g], panel_step_of(plan), &groups[g].factor);
+                struct last_values *values = &panel.last_values[done + g];
+                *values = last_values_of(&groups[g], panel_step_of(plan), &groups[g].factor);
+                if (panel_step_of(plan) == TO_LOG) continue;
+                values->care = (struct care){splat((real)__builtin_inf()), splat(1), splat(0)};
+                if (!groups[g].needs_care) continue;
+                struct last_values careful = careful_values(&groups[g], &values->factor);
+                values->factor = careful.factor;
+                values->care = careful.care;
+                panel.needs_care = 1;
             }
         }
     }

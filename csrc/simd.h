@@ -87,17 +87,6 @@ INLINE vec fma_(vec a, vec b, vec c)
 #endif
 }
 
-/* a * b where it may underflow. A multiplication takes Zen 4 twice as long then, a fused multiply-add does not (Clang
- * makes a multiplication of it again). */
-INLINE vec tiny_product(vec a, vec b)
-{
-#if HAS_FMA
-    return fma_(a, b, splat(-(real)0)); /* a product of -0 stays one */
-#else
-    return a * b;
-#endif
-}
-
 /* A truth value for each lane, of which & | ~ make others. */
 #if VECTOR_BYTES == 64 && REAL_BITS == 32
 typedef __mmask16 lane_mask;
@@ -135,6 +124,9 @@ INLINE vec choose(lane_mask condition, vec yes, vec no)
 INLINE int is_set(lane_mask mask, ptrdiff_t lane) { return mask[lane] != 0; }
 #endif
 
+/* The sign bit alone. */
+INLINE ivec sign_of(vec a) { return (ivec)a & (integer)((bit_pattern)1 << (REAL_BITS - 1)); }
+
 /* v in the lanes of the mask, 0 elsewhere: of each type, as GCC then makes one operation of it and the one before. */
 INLINE ivec only_integers(lane_mask mask, ivec v)
 {
@@ -156,13 +148,32 @@ INLINE vec only(lane_mask mask, vec v)
 #endif
 }
 
+/* a + b, where b has the sign of a, and a - b in the lanes of the mask, a elsewhere. */
+INLINE vec add_where(lane_mask mask, vec a, vec b)
+{
+#if VECTOR_BYTES == 64
+    return (vec)INTRINSIC(mask_add)((native)a, mask, (native)a, (native)b);
+#else
+    return a + (vec)((ivec)only(mask, b) | sign_of(b)); /* elsewhere a 0 of its sign */
+#endif
+}
+
+INLINE ivec subtract_where(lane_mask mask, ivec a, integer b)
+{
+#if VECTOR_BYTES == 64 && REAL_BITS == 32
+    return (ivec)_mm512_mask_sub_epi32((__m512i)a, mask, (__m512i)a, _mm512_set1_epi32(b));
+#elif VECTOR_BYTES == 64
+    return (ivec)_mm512_mask_sub_epi64((__m512i)a, mask, (__m512i)a, _mm512_set1_epi64(b));
+#else
+    return a - (mask & b);
+#endif
+}
+
 /* One more in the lanes of the mask: an operation that any pipe takes. */
 INLINE ivec count_lanes(ivec so_far, lane_mask mask)
 {
-#if VECTOR_BYTES == 64 && REAL_BITS == 32
-    return (ivec)_mm512_mask_sub_epi32((__m512i)so_far, mask, (__m512i)so_far, _mm512_set1_epi32(-1));
-#elif VECTOR_BYTES == 64
-    return (ivec)_mm512_mask_sub_epi64((__m512i)so_far, mask, (__m512i)so_far, _mm512_set1_epi64(-1));
+#if VECTOR_BYTES == 64
+    return subtract_where(mask, so_far, -1);
 #else
     return so_far - mask;
 #endif
@@ -360,20 +371,6 @@ INLINE void stream_fence(void)
 {
 #if HAS_STREAMS
     _mm_sfence();
-#endif
-}
-
-/* max(v, 0) */
-INLINE ivec at_least_zero(ivec v)
-{
-#if VECTOR_BYTES == 64 && REAL_BITS == 32
-    return (ivec)_mm512_max_epi32((__m512i)v, _mm512_setzero_si512());
-#elif VECTOR_BYTES == 64
-    return (ivec)_mm512_max_epi64((__m512i)v, _mm512_setzero_si512());
-#elif VECTOR_BYTES == 32 && REAL_BITS == 32
-    return (ivec)_mm256_max_epi32((__m256i)v, _mm256_setzero_si256());
-#else
-    return v & (v > 0);
 #endif
 }
 

@@ -577,13 +577,12 @@ NOT_INLINE void sums_across_lanes(const struct row_sums of_row[], ptrdiff_t coun
 {
 #define ACROSS(rows)                                                                               \
     sums->total = pair_across_lanes(&of_row->total, count, rows);                                  \
-    if (with_ties) sums->ties = sum_across_lanes(&of_row->ties, count, rows);                      \
-    if (with_costs) {                                                                              \
-        sums->cost = pair_across_lanes(&of_row->cost, count, rows);                                \
-        sums->mass = pair_across_lanes(&of_row->mass, count, rows);                                \
-    }
+    if (with_ties) sums->ties = sum_across_lanes(&of_row->ties, count, rows);
     WITH_CONSTANT_ROWS(count, ACROSS);
 #undef ACROSS
+    if (!with_costs) return;
+    sums->cost = pair_across_lanes(&of_row->cost, count, LANES);
+    sums->mass = pair_across_lanes(&of_row->mass, count, LANES);
 }
 
 #endif

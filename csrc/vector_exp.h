@@ -34,7 +34,7 @@ static const real exp_coefficients[] = {EXP_COEFFICIENTS};
 struct exp_shift {
     vec subtract; /* from each element: 0, or the row's max where that is exact */
     vec magic;    /* ROUND_MAGIC - TABLE_SIZE * (N - SUM_EXPONENT) */
-    vec lowest;   /* a y whose exponential is 0; from LN2 above it on they are what they should be */
+    vec lowest;   /* a y whose exponential is 0; from 3 * LN2 above it on they are what they should be */
     /* With a temperature y = x / temperature, and `lowest` and the reduction's constants are those for x, prescaled. */
     vec prescale; /* a power of two on x and temperature, where the inverse would leave the range */
     vec steps_per_unit, step_high, step_low, inverse;
@@ -89,8 +89,9 @@ INLINE struct exponential exp_of_reduced(struct reduced argument, int unclamped)
     polynomial = fma_(polynomial, r, splat(1));
     ivec exponent = (ivec)steps << (MANTISSA_BITS - TABLE_BITS);
     ivec scale = (ivec)look_up(exp_table.values, TABLE_SIZE, (ivec)steps) + exponent;
-    /* At shift.lowest the exponent lies below that of subnormal numbers, so that the bits are a negative integer. */
-    if (!unclamped) scale = at_least_zero(scale);
+    /* 0 where the exponent might be less than a normal number's, as at shift.lowest. */
+    const real least = ROUND_MAGIC + (real)(TABLE_SIZE * (2 - EXPONENT_BIAS));
+    if (!unclamped) scale = only_integers(less(splat(least - 1), steps), scale);
 #if TAILS_SIZE
     return (struct exponential){(vec)scale, fma_(polynomial, r, look_up(exp_tails, TAILS_SIZE, (ivec)steps))};
 #else
@@ -150,7 +151,7 @@ INLINE lane_mask set_shift(struct exp_shift *shift, vec row_max, vec row_low, ve
         shift->lowest *= unit;
         return first_lanes(LANES);
     }
-    return ~(equal(shift->subtract, zero) & less(shift->lowest + splat(LN2), row_low));
+    return ~(equal(shift->subtract, zero) & less(shift->lowest + splat(3 * LN2), row_low));
 }
 
 #endif
