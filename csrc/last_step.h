@@ -59,16 +59,22 @@ INLINE vec power_quotient(integer exponent, vec power)
     return (vec)(((2 * (integer)EXPONENT_BIAS + exponent) << MANTISSA_BITS) - (ivec)power);
 }
 
-/* e * factor, with the factor divided by care.unit until the result is rounded: Intel's processors take a hundred cycles
- * for a vector in which an operation's result is subnormal, or what is added to a product. Next to the smallest normal
- * number, of the same sign, a result's last bit is that of a subnormal one, and what the bits of their sum count beyond
- * those of that number are the subnormal's bits. */
+/* value * unit, a power of two, where that may be subnormal: `small` are the lanes where it is not more than the smallest
+ * normal number, `sign` the value's sign bit. Intel's processors take a hundred cycles for a vector in which an
+ * operation's result is subnormal, or what is added to a product. Next to the smallest normal number, of the same sign,
+ * a result's last bit is that of a subnormal one, and what the bits of their sum count beyond those of that number are
+ * the subnormal's bits. */
+INLINE vec from_units(vec value, lane_mask small, vec unit, ivec sign)
+{
+    vec least = (vec)((ivec)power_quotient(1 - EXPONENT_BIAS, unit) | sign);
+    vec result = add_where(small, value, least) * unit;
+    return (vec)subtract_where(small, (ivec)result, (integer)1 << MANTISSA_BITS);
+}
+
+/* e * factor, which comes divided by care.unit. */
 INLINE vec scaled_carefully(vec e, const struct pair *factor, const struct care *care)
 {
-    lane_mask small = less(e, care->small_below);
-    vec least = (vec)((ivec)power_quotient(1 - EXPONENT_BIAS, care->unit) | sign_of(factor->high));
-    vec result = add_where(small, scaled(e, *factor), least) * care->unit;
-    return (vec)subtract_where(small, (ivec)result, (integer)1 << MANTISSA_BITS);
+    return from_units(scaled(e, *factor), less(e, care->small_below), care->unit, sign_of(factor->high));
 }
 
 INLINE vec log_probability(vec x, vec row_max, vec log_sum) { return (x - row_max) - log_sum; }

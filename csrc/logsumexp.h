@@ -14,6 +14,24 @@ INLINE void set_rest(struct group *group)
 /* ln S as a pair; NaN where the row holds a NaN, an infinite max or nothing. */
 INLINE void set_log_sum(struct group *group) { group->log_sum = log_of_sum(group->sums.ties, group->rest); }
 
+/* Where q is less than 2 to minus this, ln(1 + q) is q as exactly as it is wanted, and powers of q might be subnormal. */
+#define SMALL_REST_BITS (REAL_BITS == 32 ? 40 : 62)
+
+/* The same where q may be small, and even subnormal itself: beside a single max it is the logarithm then, and nothing
+ * beside several. */
+NOT_INLINE void set_log_sum_carefully(struct group *group)
+{
+    const vec up = splat(SUM_SCALE), unit = splat(1 / SUM_SCALE);
+    struct pair total = group->sums.total, largest = as_pair(group->largest);
+    lane_mask is_small = less(total.high, splat(SUM_SCALE / (real)((uint64_t)1 << SMALL_REST_BITS)));
+    struct pair larger = {only(~is_small, total.high), only(~is_small, total.low)};
+    group->log_sum = log_of_sum(group->sums.ties, divide_pairs(larger, largest));
+    struct pair enlarged = divide_pairs((struct pair){total.high * up, total.low * up}, largest);
+    vec q = enlarged.high + enlarged.low;
+    q = from_units(q, less(q, power_quotient(1 - EXPONENT_BIAS, unit)), unit, (ivec){0});
+    group->log_sum.high = choose(is_small & equal(group->sums.ties, splat(1)), q, group->log_sum.high);
+}
+
 /* max + log_sum; the max itself where it is infinite, unless there is a NaN. */
 static vec logsumexp_of(const struct group *group, struct pair log_sum)
 {

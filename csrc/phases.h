@@ -63,9 +63,13 @@ static void max_phase(const struct plan *plan, const struct group *group, ptrdif
     *result = plan->vertical ? of_strip[0] : extremes_across_lanes(of_strip, count);
 }
 
-/* Where each of a row's elements is more than 2**-CARE_BITS of the max, the others sum to too much for end_softmax to find
- * that certain, and no result is subnormal: gradients with such a factor are computed in float64 (_losses.py). */
-#define CARE_BITS ((real)MANTISSA_BITS)
+/* Where each of a row's elements is more than 2**-care_bits of the max, the others sum to too much for end_softmax to find
+ * that certain, or for set_log_sum to need care, and no result is subnormal: gradients with such a factor are computed in
+ * float64 (_losses.py). */
+INLINE real care_bits(const struct plan *plan)
+{
+    return keeps_max_out(plan) ? SMALL_REST_BITS - 1 : MANTISSA_BITS;
+}
 
 /* The rows with an exponential that may be 2**-bits of the largest or less. */
 INLINE lane_mask reaching(const struct group *group, vec bits, int is_scaled)
@@ -80,7 +84,7 @@ INLINE void end_max(const struct plan *plan, struct group *group, struct extreme
     if (plan->operation == FSM_LOG_SOFTMAX_VJP) of_row.max = max(splat(-EXP_LIMIT), min(splat(EXP_LIMIT), of_row.max));
     set_frame(plan, &group->frame, of_row, group->temperature);
     group->reach = of_row.max - negative_part(of_row.low);
-    group->needs_care = plan->job->n == 1 || any_lane(reaching(group, splat(CARE_BITS), plan->is_scaled));
+    group->needs_care = plan->job->n == 1 || any_lane(reaching(group, splat(care_bits(plan)), plan->is_scaled));
     if (keeps_max_out(plan) || group->needs_care)
         group->largest = shifted_exp(of_row.max, &group->frame.shift, plan->is_scaled, 0);
     if (has_targets(plan) && !plan->sums_by_block) read_label_logits(group);
@@ -138,7 +142,6 @@ SUMS_FUNCTION(sums_log, KEEP_MAX_OUT)
 SUMS_FUNCTION(sums_log_unclamped, KEEP_MAX_OUT | UNCLAMPED)
 SUMS_FUNCTION(sums_log_scaled, KEEP_MAX_OUT | SCALED)
 SUMS_FUNCTION(sums_log_store, KEEP_MAX_OUT | STORE)
-SUMS_FUNCTION(sums_log_store_unclamped, KEEP_MAX_OUT | STORE | UNCLAMPED)
 SUMS_FUNCTION(sums_targets, KEEP_MAX_OUT | TARGETS)
 SUMS_FUNCTION(sums_targets_store, KEEP_MAX_OUT | TARGETS | STORE)
 SUMS_FUNCTION(sums_weighted, KEEP_MAX_OUT | WEIGHTED)
@@ -165,7 +168,6 @@ static sums_function *unclamped(sums_function *function)
 {
     if (function == sums_store) return sums_store_unclamped;
     if (function == sums_log) return sums_log_unclamped;
-    if (function == sums_log_store) return sums_log_store_unclamped;
     return function;
 }
 
@@ -266,12 +268,12 @@ static void write_selected(const struct plan *plan, const struct group *group)
 
 /* Finds the rows whose exponentials times the factor, or times its low part, may be subnormal. In their units they are
  * not, nor are they infinite: exponentials are less than 2**(SUM_EXPONENT + 1). */
-NOT_INLINE void set_unit(struct group *group, int is_scaled)
+NOT_INLINE void set_unit(struct group *group, real least_bits, int is_scaled)
 {
     const integer lowest = 1 - EXPONENT_BIAS + MANTISSA_BITS + 1, most_bits = EXPONENT_BIAS - 3;
     ivec exponent = ((ivec)absolute(group->factor.high) >> MANTISSA_BITS) - EXPONENT_BIAS;
     vec exponent_real = __builtin_convertvector(exponent, vec);
-    vec least_reach = max(splat(CARE_BITS), exponent_real + splat(SUM_EXPONENT - 3 - lowest));
+    vec least_reach = max(splat(least_bits), exponent_real + splat(SUM_EXPONENT - 3 - lowest));
     lane_mask small = reaching(group, least_reach, is_scaled);
     vec bits = min(splat(most_bits), max(splat(0), splat(most_bits - SUM_EXPONENT) - exponent_real));
     group->unit = choose(small, power_of_two(-bits), splat(1));
@@ -291,7 +293,7 @@ static void end_softmax(const struct plan *plan, struct group *group)
     lane_mask certain = less(absolute(others), total.high * splat((real)1 / ((integer)4 << MANTISSA_BITS)));
     group->certain_above = choose(certain, splat((real)0.5), splat(2));
     group->needs_care = any_lane(certain);
-    set_unit(group, plan->is_scaled);
+    set_unit(group, care_bits(plan), plan->is_scaled);
 }
 
 static void join_sums_of_blocks(const struct plan *plan, struct group *group)
@@ -309,9 +311,15 @@ static void join_sums_of_blocks(const struct plan *plan, struct group *group)
 static void end_groups(const struct plan *plan, struct group *groups, ptrdiff_t count, real *losses)
 {
     enum fsm_operation operation = plan->operation;
-    if (keeps_max_out(plan)) {
+    if (plan->is_weighted) {
         EACH_GROUP(g, count) set_rest(&groups[g]);
-        if (!plan->is_weighted) EACH_GROUP(g, count) set_log_sum(&groups[g]);
+    } else if (keeps_max_out(plan)) {
+        EACH_GROUP(g, count) if (!groups[g].needs_care) set_rest(&groups[g]);
+        EACH_GROUP(g, count)
+        {
+            if (groups[g].needs_care) set_log_sum_carefully(&groups[g]);
+            else set_log_sum(&groups[g]);
+        }
     }
     EACH_GROUP(g, count) {
         struct group *group = &groups[g];
@@ -339,7 +347,7 @@ static void end_groups(const struct plan *plan, struct group *groups, ptrdiff_t 
         if (!groups[g].needs_care) continue;
         groups[g].certain_above = splat((real)__builtin_inf());
         groups[g].needs_care = 0;
-        set_unit(&groups[g], plan->is_scaled);
+        set_unit(&groups[g], care_bits(plan), plan->is_scaled);
     }
 }
 

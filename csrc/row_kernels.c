@@ -102,7 +102,7 @@ INLINE void write_strip_in_scratch(const struct plan *plan, const struct group *
     real *strip = strip_memory(plan, scratch, STRIP_X);
     enum last_step last = last_step_of_group(plan, group);
     /* Seldom, and so by two passes, but where the plan is known. */
-    if (last == SCALE_CAREFULLY && !(is_known && plan->operation == FSM_SOFTMAX)) last = COPY;
+    if (last == SCALE_CAREFULLY && !is_known) last = COPY;
     if (last != COPY && can_transpose(out, plan->job->n)) {
         struct last_values values = last_values_of(group, last, &group->factor);
 #define SCATTER(step) scatter_transposed(out, group->count, 0, plan->job->n, strip, step, &values)

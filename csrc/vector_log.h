@@ -12,7 +12,6 @@
 #include "pair.h"
 
 static const real log_coefficients[] = {LOG_COEFFICIENTS};
-#define LEAST_WITH_POWERS ((real)1 / ((uint64_t)1 << (REAL_BITS == 32 ? 40 : 63)))
 #define LOG_TERMS ((int)(sizeof log_coefficients / sizeof *log_coefficients))
 
 /* Good to about 0.2 ulp as a pair; count + q is positive and normal. */
@@ -28,15 +27,12 @@ INLINE struct pair log_of_sum(vec count, struct pair q)
     f.low = fma_(q.low, inverse_power, f.low);
     vec k_real = __builtin_convertvector(k, vec);
 
-    /* Where its square is nothing beside f even as a pair it is left out: its powers would be subnormal. */
-    lane_mask has_powers = less(splat(LEAST_WITH_POWERS), absolute(f.high));
-    vec base = only(has_powers, f.high);
-    vec s = base / (splat(2) + base);
+    vec s = f.high / (splat(2) + f.high);
     vec z = s * s;
     vec r = splat(log_coefficients[LOG_TERMS - 1]);
     for (int i = LOG_TERMS - 2; i >= 0; i--) r = fma_(r, z, splat(log_coefficients[i]));
     r *= z;
-    vec half_square = splat((real)0.5) * base * base;
+    vec half_square = splat((real)0.5) * f.high * f.high;
     /* f.low / (1 + f) = f.low * (1 - 2*s) to the precision it has. */
     vec correction = fma_(k_real, splat(LN2_LOW), fma_(splat(-2) * s, f.low, f.low));
     struct pair sum = fast_two_sum(k_real * splat(LN2_HIGH), f.high);
