@@ -11,11 +11,12 @@ struct lines_ahead {
     ptrdiff_t runs_left;       /* with this one; after them the last line is asked for again and again */
     /* Bytes from a line to those of the output and the second operand that belong to it; 0: they are not asked for. */
     ptrdiff_t to_output, to_second;
+    ptrdiff_t output_jump; /* how much further the output's next run lies than x's */
 };
 
 INLINE struct lines_ahead runs_of_lines(const char *start, ptrdiff_t run_bytes, ptrdiff_t stride, ptrdiff_t runs)
 {
-    return (struct lines_ahead){start, start + run_bytes, run_bytes, stride - run_bytes, runs, 0, 0};
+    return (struct lines_ahead){start, start + run_bytes, run_bytes, stride - run_bytes, runs, 0, 0, 0};
 }
 
 /* Where nothing is ahead: a line that is there already. */
@@ -35,6 +36,7 @@ INLINE void prefetch_line(struct lines_ahead *lines)
     lines->runs_left--;
     lines->next = lines->end + lines->jump;
     lines->end = lines->next + lines->run_bytes;
+    if (lines->to_output) lines->to_output += lines->output_jump;
 }
 
 #endif

@@ -18,9 +18,9 @@ OVERLAPPED_FUNCTIONS(store_beside_none, STORE, COPY, 0)
 OVERLAPPED_FUNCTIONS(store_beside_scale, STORE, SCALE, 0)
 OVERLAPPED_FUNCTIONS(log_beside_none, KEEP_MAX_OUT, COPY, 0)
 OVERLAPPED_FUNCTIONS(log_beside_log, KEEP_MAX_OUT, TO_LOG, 0)
-OVERLAPPED_FUNCTIONS(log_store_beside_none, KEEP_MAX_OUT | STORE, COPY, 0)
 OVERLAPPED_FUNCTIONS(log_store_beside_scale, KEEP_MAX_OUT | STORE, SCALE, 0)
-/* One for rows that seldom come: clamped or not, past the caches or not. */
+/* For what seldom comes, one for rows that are clamped and others; and past the caches as well. */
+OVERLAPPED_FUNCTION(log_store_beside_none, KEEP_MAX_OUT | STORE, COPY, 0)
 OVERLAPPED_FUNCTION(store_beside_scale_carefully, STORE, SCALE_CAREFULLY, alongside->streamed)
 /* With a temperature they are always clamped. */
 OVERLAPPED_FUNCTION(store_scaled_beside_none, STORE | SCALED, COPY, 0)
@@ -53,7 +53,7 @@ static overlapped_function *overlapped_function_of(const struct plan *plan, enum
     case TO_LOG: return EITHER(log_beside_log);
     default:
         if (!keeps_max_out(plan)) return EITHER(store_beside_none);
-        return stores_exponentials(plan) ? EITHER(log_store_beside_none) : EITHER(log_beside_none);
+        return stores_exponentials(plan) ? log_store_beside_none : EITHER(log_beside_none);
     }
 #undef EITHER
 }

@@ -129,19 +129,26 @@ NOT_INLINE void write_any_strips(const struct plan *plan, const struct group *gr
     write_strips_in_scratch(plan, groups, count, scratch, 0);
 }
 
-/* Of the batch after this one, which ends at row `end`, where its rows are dense and so lie behind it. */
+/* Of the batch after this one, which ends at row `end`, if its rows lie behind it as far apart. (Where they do not,
+ * other lines are asked for, which does no harm.) */
 static struct lines_ahead lines_of_next_batch(const struct plan *plan, const struct group *groups, ptrdiff_t end,
                                               ptrdiff_t last)
 {
     const struct row_pointers *x = &groups->rows[FSM_X], *out = &groups->rows[FSM_OUT],
                               *second = &groups->rows[FSM_SECOND];
     ptrdiff_t n = plan->job->n, rows = end - groups->first_row, left = last - end;
-    if (left == 0 || !are_dense(x, n)) return no_lines(row_start(x, 0));
-    ptrdiff_t row_bytes = n * (ptrdiff_t)sizeof(real);
-    struct lines_ahead lines =
-        runs_of_lines(x->first + rows * row_bytes, (left < rows ? left : rows) * row_bytes, 0, 1);
-    if (has(plan, FSM_OUT) && are_dense(out, n)) lines.to_output = out->first - x->first;
-    if (has(plan, FSM_SECOND) && are_dense(second, n)) lines.to_second = second->first - x->first;
+    if (left == 0 || !x->is_regular || !has_unit_stride(x)) return no_lines(row_start(x, 0));
+    ptrdiff_t row_bytes = n * (ptrdiff_t)sizeof(real), stride = x->row_stride, ahead = left < rows ? left : rows;
+    const char *start = x->first + rows * stride;
+    int has_output = has(plan, FSM_OUT) && out->is_regular && has_unit_stride(out);
+    int is_one_run = are_dense(x, n) && (!has_output || are_dense(out, n));
+    struct lines_ahead lines = is_one_run ? runs_of_lines(start, ahead * row_bytes, 0, 1)
+                                          : runs_of_lines(start, row_bytes, stride, ahead);
+    if (has_output) {
+        lines.to_output = out->first + rows * out->row_stride - start;
+        lines.output_jump = out->row_stride - stride;
+    }
+    if (has(plan, FSM_SECOND) && is_one_run && are_dense(second, n)) lines.to_second = second->first - x->first;
     return lines;
 }
 
