@@ -2,6 +2,9 @@
 #include "kernels.h"
 
 #include <string.h>
+#ifndef _WIN32
+#include <unistd.h>
+#endif
 
 #if defined(__x86_64__) || defined(_M_X64)
 extern const struct kernels kernels_f32_avx512, kernels_f64_avx512, kernels_f32_avx2, kernels_f64_avx2;
@@ -56,6 +59,7 @@ static const struct instruction_set instruction_sets[] = {
 #endif
 
 const struct kernels *chosen_kernels[2], *narrow_kernels[2];
+ptrdiff_t second_level_cache_bytes;
 
 const char *const *fsm_instruction_sets(void) { return names; }
 
@@ -80,5 +84,8 @@ int fsm_choose_instruction_set(const char *instruction_set)
         chosen_kernels[is_double] = chosen->kernels[is_double];
         narrow_kernels[is_double] = chosen->narrow[is_double];
     }
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    second_level_cache_bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+#endif
     return 1;
 }

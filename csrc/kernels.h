@@ -113,6 +113,8 @@ struct kernels {
 
 /* Set by dispatch.c, each for float32 and float64. */
 extern const struct kernels *chosen_kernels[2], *narrow_kernels[2];
+/* And a core's, 0 where the system does not tell. */
+extern ptrdiff_t second_level_cache_bytes;
 
 /* Bytes from an operand's first row to the row of this number. */
 static inline ptrdiff_t row_offset(const struct fsm_job *job, const struct fsm_operand *operand, ptrdiff_t row)
