@@ -1,6 +1,6 @@
 /* What is done alongside the sum of a row, or a block of it: the max of the row that lies a group further on, or of the
- * block after the next one, and the writing of the row that lies a group back. The sum waits for arithmetic, these two for memory: in one loop they take
- * hardly longer than the sum alone. */
+ * block after the next one, and the writing of the row that lies a group back. The sum waits for arithmetic, these two
+ * for memory: in one loop they take hardly longer than the sum alone. */
 #ifndef FASTSOFTMAX_ALONGSIDE_H
 #define FASTSOFTMAX_ALONGSIDE_H
 

@@ -174,7 +174,7 @@ static struct block_factors factors_of_block(const struct plan *plan, const stru
     vec first, second;
     split_power(relation.exponent, &first, &second);
     vec whole = factor.high * first * second;
-    /* Exponentials times a power of two become what they are in the frame of the row. */
+    /* Exponentials times a power of two become what they are in the frame of the row, but for what is 0 there. */
     lane_mask at_once = equal(factor.high, splat(0)) | ~less(absolute(whole), splat(LOWEST_FACTOR));
     vec power = choose(at_once, first * second, second);
     return (struct block_factors){any_lane(~at_once & first_lanes(group->count)),

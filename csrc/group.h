@@ -29,8 +29,10 @@ struct group {
     struct pair rest; /* the sum without the largest exponentials, in units of one of them */
     struct pair log_sum;
     struct pair factor; /* of each exponential in the output */
-    vec reach;          /* from the max down to where no element lies below */
-    int needs_care;     /* whether any row may have a result of 1 or a subnormal one: see end_softmax, set_unit */
+    vec reach;          /* from the max down to where no element lies below, or to 0 where none is negative */
+    /* Whether any row may have a result of 1 or a subnormal one (see end_softmax, set_unit); before end_groups, whether
+     * that is to be found out. */
+    int needs_care;
     vec certain_above, unit; /* see struct care */
     /* The losses' own: see losses.h. */
     int64_t label[LANES];

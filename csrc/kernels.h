@@ -18,14 +18,14 @@
 #define BLOCK ((ptrdiff_t)4096)
 
 /* Where nothing but exponentials is summed, rows longer than LONG_ROW have blocks of up to LONG_BLOCK elements (512 KiB
- * of a vertical group), each of which is summed relative to its own max (blocks.h). What there is to do for one takes as long as 15 lines of 64
- * bytes: with blocks of half the length, rows of 32,000 float32 take 1.02 to 1.05 of the time; rows of 5000 in blocks
- * of 2500 took 1.08. */
+ * of a vertical group), each of which is summed relative to its own max (blocks.h). What there is to do for one takes
+ * as long as 15 lines of 64 bytes: with blocks of half the length, rows of 32,000 float32 take 1.02 to 1.05 of the
+ * time; rows of 5000 in blocks of 2500 took 1.08. */
 #define LONG_ROW ((ptrdiff_t)16384)
 #define LONG_BLOCK ((ptrdiff_t)8192)
 
-/* All but the last block have this many elements, whole cache lines; of four or a multiple of four blocks, as a rule, so
- * that threads have as many. */
+/* All but the last block have this many elements, whole cache lines; of four or a multiple of four blocks, as a rule,
+ * so that threads have as many. */
 static inline ptrdiff_t long_block_length(ptrdiff_t n)
 {
     ptrdiff_t blocks = ((n - 1) / LONG_BLOCK / 4 + 1) * 4;
@@ -113,7 +113,7 @@ struct kernels {
 
 /* Set by dispatch.c, each for float32 and float64. */
 extern const struct kernels *chosen_kernels[2], *narrow_kernels[2];
-/* And a core's, 0 where the system does not tell. */
+/* A core's; 0 or less where the system does not tell. */
 extern ptrdiff_t second_level_cache_bytes;
 
 /* Bytes from an operand's first row to the row of this number. */

@@ -8,7 +8,7 @@ enum last_step {
     COPY,            /* nothing: write_phase does what there is to do */
     SCALE,           /* e * factor */
     SCALE_CAREFULLY, /* the same where that may be subnormal, and 1 above certain_above */
-    SCALE_BUT_LABEL, /* the same, but another value at the label: of panels, and of rows that go past the caches */
+    SCALE_BUT_LABEL, /* as SCALE, but another value at the label: of panels, and of rows that go past the caches */
     TO_LOG,          /* (x - row_max) - log_sum */
 };
 
@@ -59,11 +59,11 @@ INLINE vec power_quotient(integer exponent, vec power)
     return (vec)(((2 * (integer)EXPONENT_BIAS + exponent) << MANTISSA_BITS) - (ivec)power);
 }
 
-/* value * unit, a power of two, where that may be subnormal: `small` are the lanes where it is not more than the smallest
- * normal number, `sign` the value's sign bit. Intel's processors take a hundred cycles for a vector in which an
- * operation's result is subnormal, or what is added to a product. Next to the smallest normal number, of the same sign,
- * a result's last bit is that of a subnormal one, and what the bits of their sum count beyond those of that number are
- * the subnormal's bits. */
+/* value * unit, a power of two, where that may be subnormal: `small` are lanes where it is no more than the smallest
+ * normal number, all where it is surely less, `sign` the value's sign bit. Intel's processors take a hundred cycles for
+ * a vector in which an operation's result is subnormal, or what is added to a product. Next to the smallest normal
+ * number, of the same sign, a result's last bit is that of a subnormal one, and what the bits of their sum count beyond
+ * those of that number are the subnormal's bits. */
 INLINE vec from_units(vec value, lane_mask small, vec unit, ivec sign)
 {
     vec least = (vec)((ivec)power_quotient(1 - EXPONENT_BIAS, unit) | sign);

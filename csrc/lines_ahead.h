@@ -1,5 +1,6 @@
 /* Cache lines that are asked for one by one while something else is done: a request for many at once would wait for the
- * memory. They are runs of neighbours: dense rows are one run, a panel of columns one for each index along the axis. */
+ * memory. They are runs of neighbours: dense rows are one run, others one each, a panel of columns one for each index
+ * along the axis. */
 #ifndef FASTSOFTMAX_LINES_AHEAD_H
 #define FASTSOFTMAX_LINES_AHEAD_H
 

@@ -14,7 +14,8 @@ INLINE void set_rest(struct group *group)
 /* ln S as a pair; NaN where the row holds a NaN, an infinite max or nothing. */
 INLINE void set_log_sum(struct group *group) { group->log_sum = log_of_sum(group->sums.ties, group->rest); }
 
-/* Where q is less than 2 to minus this, ln(1 + q) is q as exactly as it is wanted, and powers of q might be subnormal. */
+/* Where q is less than 2 to minus this, ln(1 + q) is q as exactly as it is wanted, and powers of q might be
+ * subnormal. */
 #define SMALL_REST_BITS (REAL_BITS == 32 ? 40 : 62)
 
 /* The same where q may be small, and even subnormal itself: beside a single max it is the logarithm then, and nothing
@@ -27,9 +28,13 @@ NOT_INLINE void set_log_sum_carefully(struct group *group)
     struct pair larger = {only(~is_small, total.high), only(~is_small, total.low)};
     group->log_sum = log_of_sum(group->sums.ties, divide_pairs(larger, largest));
     struct pair enlarged = divide_pairs((struct pair){total.high * up, total.low * up}, largest);
-    vec q = enlarged.high + enlarged.low;
-    q = from_units(q, less(q, power_quotient(1 - EXPONENT_BIAS, unit)), unit, (ivec){0});
-    group->log_sum.high = choose(is_small & equal(group->sums.ties, splat(1)), q, group->log_sum.high);
+    struct pair q = fast_two_sum(enlarged.high, enlarged.low);
+    const vec least = power_quotient(1 - EXPONENT_BIAS, unit);
+    q.high = from_units(q.high, less(q.high, least), unit, (ivec){0});
+    q.low = from_units(q.low, less(absolute(q.low), least), unit, sign_of(q.low));
+    is_small &= equal(group->sums.ties, splat(1));
+    group->log_sum.high = choose(is_small, q.high, group->log_sum.high);
+    group->log_sum.low = choose(is_small, q.low, group->log_sum.low);
 }
 
 /* max + log_sum; the max itself where it is infinite, unless there is a NaN. */

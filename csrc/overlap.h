@@ -196,8 +196,8 @@ static void begin_ahead(const struct plan *plan, const struct group *group, ptrd
     if (first + 1 < end) max_phase(plan, group, first + 1, &ahead->extremes, scratch);
 }
 
-/* Blocks [first, end) of a group, and what is done alongside. `relates`: they are all of them, and are related while the
- * last one is summed. */
+/* Blocks [first, end) of a group, and what is done alongside. `relates`: they are all of them, and are related while
+ * the last one is summed. */
 static void overlapped_blocks(const struct plan *plan, const struct group *written, struct group *group,
                               const struct group *next, ptrdiff_t first, ptrdiff_t end, int relates,
                               struct blocks_ahead *ahead, void *scratch)

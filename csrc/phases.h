@@ -63,9 +63,9 @@ static void max_phase(const struct plan *plan, const struct group *group, ptrdif
     *result = plan->vertical ? of_strip[0] : extremes_across_lanes(of_strip, count);
 }
 
-/* Where each of a row's elements is more than 2**-care_bits of the max, the others sum to too much for end_softmax to find
- * that certain, or for set_log_sum to need care, and no result is subnormal: gradients with such a factor are computed in
- * float64 (_losses.py). */
+/* Where each of a row's elements is more than 2**-care_bits of the max, the others sum to too much for end_softmax to
+ * find that certain, or for set_log_sum to need care, and no result is subnormal unless its factor is very small. (Such
+ * gradients of float32 are computed in float64, see _losses.py.) */
 INLINE real care_bits(const struct plan *plan)
 {
     return keeps_max_out(plan) ? SMALL_REST_BITS - 1 : MANTISSA_BITS;
@@ -266,8 +266,8 @@ static void write_selected(const struct plan *plan, const struct group *group)
     }
 }
 
-/* Finds the rows whose exponentials times the factor, or times its low part, may be subnormal. In their units they are
- * not, nor are they infinite: exponentials are less than 2**(SUM_EXPONENT + 1). */
+/* The unit of rows whose exponentials times the factor, or times its low part, may be subnormal, and whether there are
+ * any. In that unit they are not, nor are they infinite: exponentials are less than 2**(SUM_EXPONENT + 1). */
 NOT_INLINE void set_unit(struct group *group, real least_bits, int is_scaled)
 {
     const integer lowest = 1 - EXPONENT_BIAS + MANTISSA_BITS + 1, most_bits = EXPONENT_BIAS - 3;

@@ -26,8 +26,8 @@
 /* Groups of a panel below which reading takes longer (measured: 1 takes 1.3 times as long as 4 to 25). */
 #define NARROW_PANEL ((ptrdiff_t)4)
 /* Bytes of the strips of a panel: they stay in a core's second-level cache. Where that is large, which costs a slow way
- * to the third level, the lines that they come from and go to are to stay there as well: FETCHED_PANEL_BYTES, but whole
- * lines of some bytes. Measured on Intel's Granite Rapids (2 MB), columns of 300 to 2048: 0.73 to 0.98 of the time. */
+ * to the third level, the lines that they come from and go to are to stay there as well: NARROW_PANEL_BYTES, but whole
+ * lines of some bytes. Measured on an Intel Xeon (2 MB), columns of 300 to 2048: 0.73 to 0.98 of the time. */
 #define PANEL_BYTES ((ptrdiff_t)768 << 10)
 #define LARGE_SECOND_LEVEL ((ptrdiff_t)2 << 20)
 #define LEAST_LINE_BYTES ((ptrdiff_t)256)
@@ -35,7 +35,7 @@
  * line, from which that pays; the bytes after which memory shares its places (1 MB in 8 ways or 2 MB in 16). Measured
  * with 60 MB: 0.5 to 0.8 of the time with 200 to 1000 float32; 384 KiB 0.85 to 1.1; with 1500, in lines of 128 bytes,
  * 1.2. With 4 MB 0.92 to 0.95, with 2 MB 0.96 to 1.04. */
-#define FETCHED_PANEL_BYTES ((ptrdiff_t)192 << 10)
+#define NARROW_PANEL_BYTES ((ptrdiff_t)192 << 10)
 #define FETCHED_BYTES ((ptrdiff_t)3 << 20)
 #define FETCHED_LINE_BYTES ((ptrdiff_t)192)
 #define CACHE_WAY_BYTES ((ptrdiff_t)128 << 10)
@@ -43,8 +43,8 @@
  * as many take 0.99 of the time on one thread and 1.05 on two, where the groups at the ends of a step count for more;
  * half as many 1.05. */
 #define GROUP_BYTES ((ptrdiff_t)32768)
-/* The same where the results go past the caches (rows of 1000 float32 with two threads: 0.92 to 0.97 on Intel's Granite
- * Rapids, no difference on Zen 4). */
+/* The same where the rows are too large for the caches (rows of 1000 float32 with two threads: 0.92 to 0.97 on an Intel
+ * Xeon; not measured elsewhere). */
 #define LARGE_GROUP_BYTES ((ptrdiff_t)65536)
 /* The same where exponentials wait and groups do not overlap (with 64 MB of output 64 KiB take 1.25 times as long). */
 #define WAITING_BYTES ((ptrdiff_t)16384)
@@ -93,12 +93,22 @@ static int are_lines_alike(const struct fsm_job *job, const struct fsm_operand *
            are_whole_lines(job, operand, last);
 }
 
+static int is_cache_large(void) { return second_level_cache_bytes >= LARGE_SECOND_LEVEL; }
+
+/* Groups of a panel that leaves room in the cache. */
+static ptrdiff_t narrow_panel_groups(ptrdiff_t strip_bytes, ptrdiff_t group_line_bytes)
+{
+    ptrdiff_t groups = NARROW_PANEL_BYTES / strip_bytes;
+    return is_cache_large() ? most(groups, LEAST_LINE_BYTES / group_line_bytes) : groups;
+}
+
 /* Whether long columns come from memory in panels that leave room for the next one: its lines may take half of the ways
  * of any place in the cache, and a stride of many twos leaves them few places. */
 static int are_fetched_ahead(const struct fsm_job *job, ptrdiff_t strip_bytes, ptrdiff_t lanes)
 {
     const struct fsm_operand *x = &job->operands[FSM_X];
-    ptrdiff_t itemsize = itemsize_of(job), line_bytes = FETCHED_PANEL_BYTES / strip_bytes * lanes * itemsize;
+    ptrdiff_t itemsize = itemsize_of(job), group_line_bytes = lanes * itemsize;
+    ptrdiff_t line_bytes = narrow_panel_groups(strip_bytes, group_line_bytes) * group_line_bytes;
     ptrdiff_t lines_apart = x->axis_stride & -x->axis_stride;
     return job->n * itemsize * job->rows >= FETCHED_BYTES && are_lines_alike(job, x, lanes) &&
            line_bytes >= FETCHED_LINE_BYTES && job->n * most(line_bytes, lines_apart) <= 4 * CACHE_WAY_BYTES;
@@ -139,10 +149,10 @@ static void plan_vertical(struct plan *plan, const struct kernels *kernels, int 
     line_groups = least(line_groups, most(groups / (2 * threads), BATCH_GROUPS));
     int are_long = job->n >= kernels->short_row;
     plan->fetches_panels = !are_long || are_fetched_ahead(job, plan->strip_bytes, kernels->lanes);
-    int is_cache_large = second_level_cache_bytes >= LARGE_SECOND_LEVEL;
-    ptrdiff_t panel_bytes = is_cache_large || (are_long && plan->fetches_panels) ? FETCHED_PANEL_BYTES : PANEL_BYTES;
-    ptrdiff_t fewest = is_cache_large ? LEAST_LINE_BYTES / (kernels->lanes * itemsize) : 1;
-    ptrdiff_t widest = least(most(panel_bytes / plan->strip_bytes, fewest), line_groups);
+    int is_narrow = is_cache_large() || (are_long && plan->fetches_panels);
+    ptrdiff_t widest = is_narrow ? narrow_panel_groups(plan->strip_bytes, kernels->lanes * itemsize)
+                                 : PANEL_BYTES / plan->strip_bytes;
+    widest = at_least_one(least(widest, line_groups));
     ptrdiff_t panels = (groups - 1) / widest + 1;
     if (panels > 1 && groups >= NARROW_PANEL * round_up(panels, threads)) panels = round_up(panels, threads);
     plan->panel_groups = (groups - 1) / panels + 1;

@@ -39,9 +39,9 @@ Reduction = Literal["none", "sum", "mean"]
 # Magnitudes of a row's factors, alone and multiplied, that leave room in float32's range (2**-126 to 2**128) for the
 # losses and probabilities they go with.
 SMALLEST_FACTOR, LARGEST_FACTOR = 2.0**-80, 2.0**80
-# The same of a gradient's factor, for each class: it is divided by the sum of exponentials, which kernels keep times
-# 2**64, and must not be subnormal then.
-SMALLEST_GRADIENT_FACTOR = 2.0**-61
+# The same of a gradient's factor. For each class: it is divided by the sum of exponentials, which kernels keep times
+# 2**64, and must not be subnormal then. And where an exponential is 0, below 2**-189 of the largest, so is its gradient.
+SMALLEST_GRADIENT_FACTOR, LARGEST_GRADIENT_FACTOR = 2.0**-61, 2.0**38
 
 
 class LossOptions(TypedDict, total=False):
@@ -99,7 +99,7 @@ class _Rows:
         if upstream is not None:
             with np.errstate(all="ignore"):
                 factors.append((upstream if self.sample_weight is None else self.sample_weight * upstream, smallest))
-        high = LARGEST_FACTOR / largest_weight
+        high = (LARGEST_GRADIENT_FACTOR if has_gradient else LARGEST_FACTOR) / largest_weight
         found = (outside(np.asarray(factor), low / smallest_weight, high) for factor, low in factors)
         parts = [part for part in found if part is not None]
         if not any(part.any() for part in parts):
