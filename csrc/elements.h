@@ -58,6 +58,7 @@ NOT_INLINE void stream_scaled(const real *e, real *out, ptrdiff_t size, struct p
     STREAM_VALUES(size, scaled, e, out, factor);
 }
 
+/* The same where a row needs care: see last_step.h. */
 NOT_INLINE void write_carefully(const real *e, real *out, ptrdiff_t size, const struct last_values *values)
 {
     WRITE_VALUES(size, after_last_step, e, out, SCALE_CAREFULLY, values);

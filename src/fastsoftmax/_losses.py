@@ -41,8 +41,8 @@ Reduction = Literal["none", "sum", "mean"]
 SMALLEST_FACTOR, LARGEST_FACTOR = 2.0**-80, 2.0**80
 # The same of a gradient's factor. For each class: it is divided by the sum of exponentials, which kernels keep times
 # 2**64, and must not be subnormal then. And where an exponential is 0, below 2**-189 of the largest, its gradient must
-# not be a normal number.
-SMALLEST_GRADIENT_FACTOR, LARGEST_GRADIENT_FACTOR = 2.0**-61, 2.0**62
+# be so small as well: below 2**-125.
+SMALLEST_GRADIENT_FACTOR, LARGEST_GRADIENT_FACTOR = 2.0**-61, 2.0**64
 
 
 class LossOptions(TypedDict, total=False):
