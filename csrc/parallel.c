@@ -192,9 +192,10 @@ void release_team(int team)
 /* Each thread begins with a run of its own, the same from call to call, so that it finds again
  * what its caches hold. It takes the run in steps, and then helps with the others' runs: who
  * comes late finds the work done. (OpenMP's region still ends only when every thread has come.)
- * A step is three quarters of what is left of the thread's own run, as the groups of rows at its
- * ends do not overlap with others (overlap.h); but no less than an eighth of a run, as it takes of
- * others' runs, whose own threads may come yet. */
+ * A step is three quarters of what is left of the thread's own run, rounded up, as the groups of
+ * rows at its ends do not overlap with others (overlap.h); but no less than an eighth of a run, as it
+ * takes of others' runs, whose own threads may come yet. (Four rows of 32,000 float64 at once take 0.92
+ * of the time of three and one, all of any run at once 0.97 to 1.05.) */
 #define MOST_RUNS 64
 
 struct run_of_items {
@@ -217,7 +218,8 @@ static ptrdiff_t take_step(struct run_of_items *run, ptrdiff_t least, int is_own
 {
     *first = atomic_load_explicit(&run->next, memory_order_relaxed);
     for (;;) {
-        ptrdiff_t left = run->last - *first, step = is_own && left - left / 4 > least ? left - left / 4 : least;
+        ptrdiff_t left = run->last - *first, step = is_own ? left - (left - 1) / 4 : least;
+        if (step < least) step = least;
         if (step > left) step = left;
         if (step <= 0 || atomic_compare_exchange_weak_explicit(&run->next, first, *first + step, memory_order_relaxed,
                                                                memory_order_relaxed))

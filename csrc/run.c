@@ -13,6 +13,8 @@
 #define ROW_ELEMENTS ((ptrdiff_t)16)
 /* Elements in a piece of rows, whose losses are added up by themselves. */
 #define PIECE_ELEMENTS ((ptrdiff_t)4096)
+/* Items of which the square is a ptrdiff_t. */
+#define MOST_ITEMS ((ptrdiff_t)1 << (sizeof(ptrdiff_t) * 4 - 2))
 /* Losses that a thread keeps until they are added up: the groups at the ends of so many rows do not overlap. */
 #define HELD_LOSSES ((ptrdiff_t)2048)
 /* Bytes of output from which it is written past the caches: with as much input it would not stay in
@@ -260,9 +262,9 @@ struct run {
     const struct kernels *kernels;
     struct plan plan;
     char *scratch; /* scratch_bytes for each thread */
-    /* Rows are shared out by items; summed losses are added up by pieces, of which an item has whole ones. A thread
-     * has room for the losses of held_rows, whole items. */
-    ptrdiff_t item_rows, piece_rows, held_rows, losses_bytes;
+    /* Rows are shared out by items of whole units, as many in each or one more; summed losses are added up by pieces,
+     * of which a unit has whole ones. A thread has room for the losses of held_rows, whole units. */
+    ptrdiff_t items, units, unit_rows, piece_rows, held_rows, losses_bytes;
     double *piece_losses;
     /* Groups of long rows, block by block. */
     char *groups, *blocks, *losses;
@@ -296,19 +298,25 @@ static void sum_pieces(const struct run *run, const char *losses, ptrdiff_t firs
             sum_losses(is_double, losses + (row - first) * itemsize, least(run->piece_rows, end - row));
 }
 
+static ptrdiff_t first_row_of_item(const struct run *run, ptrdiff_t item)
+{
+    ptrdiff_t left_over = run->units % run->items;
+    ptrdiff_t unit = item * (run->units / run->items) + (item * left_over + run->items - 1) / run->items;
+    return most(0, least(unit * run->unit_rows - run->plan.skew, run->plan.job->rows));
+}
+
 static void run_items(void *context, ptrdiff_t first, ptrdiff_t last, int thread)
 {
     const struct run *run = context;
     const struct fsm_job *job = run->plan.job;
     char *scratch = scratch_of(run, thread);
-    ptrdiff_t end = least(last * run->item_rows - run->plan.skew, job->rows);
+    ptrdiff_t begin = first_row_of_item(run, first), end = first_row_of_item(run, last);
     if (!job->sum_losses) {
-        ptrdiff_t begin = most(first * run->item_rows - run->plan.skew, 0);
         run->kernels->rows(&run->plan, begin, end, NULL, scratch);
         return;
     }
     char *losses = scratch + run->plan.scratch_bytes - run->losses_bytes;
-    for (ptrdiff_t row = first * run->item_rows; row < end; row += run->held_rows) {
+    for (ptrdiff_t row = begin; row < end; row += run->held_rows) {
         ptrdiff_t last_row = least(row + run->held_rows, end);
         run->kernels->rows(&run->plan, row, last_row, losses, scratch);
         sum_pieces(run, losses, row, last_row);
@@ -399,15 +407,22 @@ enum fsm_status fsm_run(struct fsm_job *job)
     ptrdiff_t groups = (job->rows + run.plan.group_rows - 1) / run.plan.group_rows;
 
     run.piece_rows = run.held_rows = run.losses_bytes = 0;
-    run.item_rows = run.plan.group_rows * most(run.plan.batch_groups, run.plan.panel_groups);
+    int cuts_panels = run.plan.panel_groups > 0 && !job->sum_losses;
+    ptrdiff_t item_groups = most(run.plan.batch_groups, run.plan.panel_groups);
+    run.unit_rows = run.plan.group_rows * (cuts_panels ? 1 : item_groups);
     if (job->sum_losses) {
         /* Pieces depend on n alone: a summed loss adds up in the same order on any machine. */
         run.piece_rows = job->n >= PIECE_ELEMENTS ? 1 : round_up(PIECE_ELEMENTS / job->n, 16);
-        run.item_rows = round_up(run.item_rows, run.piece_rows);
-        run.held_rows = round_up(least(HELD_LOSSES, job->rows), run.item_rows);
+        run.unit_rows = round_up(run.unit_rows, run.piece_rows);
+        run.held_rows = round_up(least(HELD_LOSSES, job->rows), run.unit_rows);
         run.losses_bytes = round_up(run.held_rows * itemsize, ALIGNMENT);
     }
-    ptrdiff_t items = (job->rows + run.plan.skew - 1) / run.item_rows + 1;
+    run.units = (job->rows + run.plan.skew - 1) / run.unit_rows + 1;
+    run.items = run.units;
+    /* As many panels for each thread, some of them a group narrower: 524 columns of 1000 float32 take 0.96 of the time
+     * with two threads, 900 of them 0.88. */
+    if (cuts_panels)
+        run.items = least(round_up((run.units - 1) / item_groups + 1, threads), least(run.units, MOST_ITEMS));
     ptrdiff_t pieces = job->sum_losses ? (job->rows - 1) / run.piece_rows + 1 : 0;
 
     int team = claim_team(threads);
@@ -452,7 +467,7 @@ enum fsm_status fsm_run(struct fsm_job *job)
     run.losses = arena.base + losses_at;
 
     if (by_blocks) run_by_blocks(&run, team, groups);
-    else share_out(team, items, run_items, &run);
+    else share_out(team, run.items, run_items, &run);
     job->loss_sum = sum_losses(1, run.piece_losses, pieces);
     release_team(team);
     free(allocated);
