@@ -100,6 +100,8 @@ typedef ivec lane_mask;
 INLINE lane_mask equal(vec a, vec b) { return COMPARE((native)a, (native)b, _CMP_EQ_OQ); }
 INLINE lane_mask differ(vec a, vec b) { return COMPARE((native)a, (native)b, _CMP_NEQ_UQ); }
 INLINE lane_mask less(vec a, vec b) { return COMPARE((native)a, (native)b, _CMP_LT_OQ); }
+/* Or either is NaN. */
+INLINE lane_mask not_less(vec a, vec b) { return COMPARE((native)a, (native)b, _CMP_NLT_UQ); }
 INLINE vec choose(lane_mask condition, vec yes, vec no)
 {
     return (vec)INTRINSIC(mask_blend)(condition, (native)no, (native)yes);
@@ -109,6 +111,14 @@ INLINE int is_set(lane_mask mask, ptrdiff_t lane) { return mask >> lane & 1; }
 INLINE lane_mask equal(vec a, vec b) { return a == b; }
 INLINE lane_mask differ(vec a, vec b) { return a != b; }
 INLINE lane_mask less(vec a, vec b) { return a < b; }
+INLINE lane_mask not_less(vec a, vec b)
+{
+#if VECTOR_BYTES == 32
+    return (lane_mask)INTRINSIC(cmp)((native)a, (native)b, _CMP_NLT_UQ); /* of ~ and & GCC makes blends, which are slow */
+#else
+    return ~(a < b);
+#endif
+}
 INLINE vec choose(lane_mask condition, vec yes, vec no)
 {
 #if VECTOR_BYTES == 32

@@ -41,7 +41,6 @@ INLINE struct exp_shift shift_in_strip(int vertical, const struct exp_shift *shi
     struct exp_shift result;
     result.subtract = in_strip(vertical, &shift->subtract, strip);
     result.magic = in_strip(vertical, &shift->magic, strip);
-    result.lowest = in_strip(vertical, &shift->lowest, strip);
     if (scaled) {
         result.prescale = in_strip(vertical, &shift->prescale, strip);
         result.steps_per_unit = in_strip(vertical, &shift->steps_per_unit, strip);

@@ -34,8 +34,7 @@ static const real exp_coefficients[] = {EXP_COEFFICIENTS};
 struct exp_shift {
     vec subtract; /* from each element: 0, or the row's max where that is exact */
     vec magic;    /* ROUND_MAGIC - TABLE_SIZE * (N - SUM_EXPONENT) */
-    vec lowest;   /* a y whose exponential is 0; from 3 * LN2 above it on they are what they should be */
-    /* With a temperature y = x / temperature, and `lowest` and the reduction's constants are those for x, prescaled. */
+    /* With a temperature y = x / temperature, and the reduction's constants are those for x, prescaled. */
     vec prescale; /* a power of two on x and temperature, where the inverse would leave the range */
     vec steps_per_unit, step_high, step_low, inverse;
 };
@@ -57,7 +56,6 @@ struct reduced {
     vec steps, r;
 };
 
-/* Of y, not below shift.lowest (or a NaN). */
 INLINE struct reduced reduce_in_range(vec y, const struct exp_shift *shift)
 {
     vec steps = fma_(y, splat(STEPS_PER_UNIT), shift->magic);
@@ -89,14 +87,19 @@ INLINE struct exponential exp_of_reduced(struct reduced argument, int unclamped)
     polynomial = fma_(polynomial, r, splat(1));
     ivec exponent = (ivec)steps << (MANTISSA_BITS - TABLE_BITS);
     ivec scale = (ivec)look_up(exp_table.values, TABLE_SIZE, (ivec)steps) + exponent;
-    /* 0 where the exponent might be less than a normal number's, as at shift.lowest. */
-    const real least = ROUND_MAGIC + (real)(TABLE_SIZE * (2 - EXPONENT_BIAS));
-    if (!unclamped) scale = only_integers(less(splat(least - 1), steps), scale);
 #if TAILS_SIZE
-    return (struct exponential){(vec)scale, fma_(polynomial, r, look_up(exp_tails, TAILS_SIZE, (ivec)steps))};
+    vec tail = fma_(polynomial, r, look_up(exp_tails, TAILS_SIZE, (ivec)steps));
 #else
-    return (struct exponential){(vec)scale, polynomial * r};
+    vec tail = polynomial * r;
 #endif
+    if (!unclamped) {
+        /* 0 where the exponent might be less than a normal number's; there may be no r then. A NaN stays one. */
+        const real least = ROUND_MAGIC + (real)(TABLE_SIZE * (2 - EXPONENT_BIAS));
+        lane_mask kept = not_less(steps, splat(least));
+        scale = only_integers(kept, scale);
+        tail = only(kept, tail);
+    }
+    return (struct exponential){(vec)scale, tail};
 }
 
 /* e / TABLE_FACTOR, where nothing cancels that. */
@@ -111,7 +114,6 @@ INLINE struct reduced reduce(vec x, const struct exp_shift *shift, int scaled, i
     if (!unclamped) {
         x -= shift->subtract;
         if (scaled) x *= shift->prescale;
-        x = max(shift->lowest, x);
     }
     return scaled ? reduce_scaled_in_range(x, shift) : reduce_in_range(x, shift);
 }
@@ -146,12 +148,10 @@ INLINE lane_mask set_shift(struct exp_shift *shift, vec row_max, vec row_low, ve
     vec n = fma_(y_max, splat(LOG2_E), splat(ROUND_MAGIC)) - splat(ROUND_MAGIC);
     vec n_scaled = n - splat(SUM_EXPONENT);
     shift->magic = splat(ROUND_MAGIC) - splat(TABLE_SIZE) * n_scaled;
-    shift->lowest = (n_scaled - splat(EXPONENT_BIAS + 1)) * splat(LN2);
-    if (scaled) {
-        shift->lowest *= unit;
-        return first_lanes(LANES);
-    }
-    return ~(equal(shift->subtract, zero) & less(shift->lowest + splat(3 * LN2), row_low));
+    if (scaled) return first_lanes(LANES);
+    /* From 3 * ln 2 above it on exponentials are what they should be. */
+    vec lowest = (n_scaled - splat(EXPONENT_BIAS + 1)) * splat(LN2);
+    return ~(equal(shift->subtract, zero) & less(lowest + splat(3 * LN2), row_low));
 }
 
 #endif
