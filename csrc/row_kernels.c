@@ -100,12 +100,14 @@ INLINE void write_strip_in_scratch(const struct plan *plan, const struct group *
 {
     const struct row_pointers *out = &group->rows[FSM_OUT];
     real *strip = strip_memory(plan, scratch, STRIP_X);
+    ptrdiff_t n = plan->job->n;
     enum last_step last = last_step_of_group(plan, group);
+    if (last == SCALE_CAREFULLY && n <= ASKED_ROW && needs_no_care(group, strip, n * LANES)) last = SCALE;
     /* Seldom, and so by two passes, but where the plan is known. */
     if (last == SCALE_CAREFULLY && !is_known) last = COPY;
-    if (last != COPY && can_transpose(out, plan->job->n)) {
+    if (last != COPY && can_transpose(out, n)) {
         struct last_values values = last_values_of(group, last, &group->factor);
-#define SCATTER(step) scatter_transposed(out, group->count, 0, plan->job->n, strip, step, &values)
+#define SCATTER(step) scatter_transposed(out, group->count, 0, n, strip, step, &values)
         if (last == SCALE) SCATTER(SCALE);
         else if (last == TO_LOG) SCATTER(TO_LOG);
         else if (is_known) SCATTER(SCALE_CAREFULLY);
@@ -114,7 +116,7 @@ INLINE void write_strip_in_scratch(const struct plan *plan, const struct group *
         return;
     }
     write_phase(plan, group, 0, scratch);
-    scatter_rows(out, group->count, 0, plan->job->n, strip);
+    scatter_rows(out, group->count, 0, n, strip);
 }
 
 INLINE void write_strips_in_scratch(const struct plan *plan, const struct group *groups, ptrdiff_t count, void *scratch,
