@@ -41,14 +41,17 @@ static real *strip_of_group(const struct plan *plan, void *scratch, ptrdiff_t gr
     return strip_memory(plan, group_scratch(plan, scratch, group), STRIP_X);
 }
 
-/* Whole groups of neighbouring columns from this row on, as many as a panel takes. */
+/* Whole groups of neighbouring columns from this row on, as many as a panel takes, or fewer where the next panels are
+ * to be as wide. */
 static ptrdiff_t groups_of_panel(const struct plan *plan, ptrdiff_t row, ptrdiff_t last)
 {
     if (plan->panel_groups == 0 || (row + plan->skew) % LANES != 0) return 0;
     const struct fsm_job *job = plan->job;
     ptrdiff_t inner = job->shape[job->dimensions - 1], left = inner - row % inner;
-    if (left > last - row) left = last - row;
-    return left / LANES < plan->panel_groups ? left / LANES : plan->panel_groups;
+    ptrdiff_t groups = (left < last - row ? left : last - row) / LANES;
+    if (groups <= plan->panel_groups) return groups;
+    ptrdiff_t panels = (groups - 1) / plan->panel_groups + 1;
+    return (groups - 1) / panels + 1;
 }
 
 /* The line that should be on its way when the panel's line i is: of the next panel after the last one. */

@@ -192,10 +192,10 @@ void release_team(int team)
 /* Each thread begins with a run of its own, the same from call to call, so that it finds again
  * what its caches hold. It takes the run in steps, and then helps with the others' runs: who
  * comes late finds the work done. (OpenMP's region still ends only when every thread has come.)
- * A step is three quarters of what is left of the thread's own run, rounded up, as the groups of
- * rows at its ends do not overlap with others (overlap.h); but no less than an eighth of a run, as it
- * takes of others' runs, whose own threads may come yet. (Four rows of 32,000 float64 at once take 0.92
- * of the time of three and one, all of any run at once 0.97 to 1.05.) */
+ * A step is what is left of the thread's own run but for a quarter of the items after the first, as
+ * the groups of rows at its ends do not overlap with others (overlap.h); but no less than an eighth of
+ * a run, as it takes of others' runs, whose own threads may come yet. (Four rows of 32,000 float64 at
+ * once take 0.92 of the time of three and one, all of any run at once 0.97 to 1.05.) */
 #define MOST_RUNS 64
 
 struct run_of_items {

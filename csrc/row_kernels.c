@@ -102,10 +102,13 @@ INLINE void write_strip_in_scratch(const struct plan *plan, const struct group *
     real *strip = strip_memory(plan, scratch, STRIP_X);
     ptrdiff_t n = plan->job->n;
     enum last_step last = last_step_of_group(plan, group);
-    if (last == SCALE_CAREFULLY && n <= ASKED_ROW && needs_no_care(group, strip, n * LANES)) last = SCALE;
-    /* Seldom, and so by two passes, but where the plan is known. */
-    if (last == SCALE_CAREFULLY && !is_known) last = COPY;
-    if (last != COPY && can_transpose(out, n)) {
+    int transposes = last != COPY && can_transpose(out, n);
+    if (transposes && last == SCALE_CAREFULLY) {
+        if (n <= ASKED_ROW && needs_no_care(group, strip, n * LANES)) last = SCALE;
+        /* Seldom, and so by two passes, but where the plan is known. */
+        else transposes = is_known;
+    }
+    if (transposes) {
         struct last_values values = last_values_of(group, last, &group->factor);
 #define SCATTER(step) scatter_transposed(out, group->count, 0, n, strip, step, &values)
         if (last == SCALE) SCATTER(SCALE);

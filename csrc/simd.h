@@ -114,7 +114,8 @@ INLINE lane_mask less(vec a, vec b) { return a < b; }
 INLINE lane_mask not_less(vec a, vec b)
 {
 #if VECTOR_BYTES == 32
-    return (lane_mask)INTRINSIC(cmp)((native)a, (native)b, _CMP_NLT_UQ); /* of ~ and & GCC makes blends, which are slow */
+    /* Of ~ and & GCC makes blends, which take two operations. */
+    return (lane_mask)INTRINSIC(cmp)((native)a, (native)b, _CMP_NLT_UQ);
 #else
     return ~(a < b);
 #endif

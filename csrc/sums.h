@@ -190,7 +190,7 @@ INLINE struct step read_step(const struct sum_strip *strip, ptrdiff_t at, lane_m
 {
     const real absent = -(real)__builtin_inf();
     vec x = whole ? load(strip->x + at) : load_where(strip->x + at, lanes, absent);
-    /* What is absent is to be clamped. */
+    /* What is absent is to come out as 0. */
     return (struct step){x, reduce(x, &strip->shift, mode & SCALED, mode & UNCLAMPED && whole)};
 }
 

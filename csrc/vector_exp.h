@@ -56,6 +56,7 @@ struct reduced {
     vec steps, r;
 };
 
+/* Exact, as exp_of_reduced needs it, where y is not too low for an exponential. */
 INLINE struct reduced reduce_in_range(vec y, const struct exp_shift *shift)
 {
     vec steps = fma_(y, splat(STEPS_PER_UNIT), shift->magic);
@@ -78,7 +79,7 @@ INLINE struct reduced reduce_scaled_in_range(vec x, const struct exp_shift *shif
     return (struct reduced){steps, left * shift->inverse};
 }
 
-/* unclamped as for reduce. */
+/* unclamped, as for reduce: no exponential is too low. */
 INLINE struct exponential exp_of_reduced(struct reduced argument, int unclamped)
 {
     vec steps = argument.steps, r = argument.r;
@@ -108,7 +109,7 @@ INLINE struct exponential without_factor(struct exponential e)
     return (struct exponential){e.scale, fma_(e.tail, splat(INVERSE_FACTOR), splat(INVERSE_FACTOR_LESS_ONE))};
 }
 
-/* scaled: with a temperature. unclamped: set_shift says that it may be. */
+/* scaled: with a temperature. unclamped, as set_shift says that it may be: nothing is to be subtracted. */
 INLINE struct reduced reduce(vec x, const struct exp_shift *shift, int scaled, int unclamped)
 {
     if (!unclamped) {
@@ -149,7 +150,7 @@ INLINE lane_mask set_shift(struct exp_shift *shift, vec row_max, vec row_low, ve
     vec n_scaled = n - splat(SUM_EXPONENT);
     shift->magic = splat(ROUND_MAGIC) - splat(TABLE_SIZE) * n_scaled;
     if (scaled) return first_lanes(LANES);
-    /* From 3 * ln 2 above it on exponentials are what they should be. */
+    /* The exponential of `lowest` is 0; from 3 * ln 2 above it on they are what they should be. */
     vec lowest = (n_scaled - splat(EXPONENT_BIAS + 1)) * splat(LN2);
     return ~(equal(shift->subtract, zero) & less(lowest + splat(3 * LN2), row_low));
 }

@@ -54,16 +54,18 @@ def test_rows_keep_their_bits(isa, dtype, n):
             assert got.tobytes() == alone.tobytes(), (isa, name)
 
 
-@pytest.mark.parametrize("n", [4, 10, 32, 33])
+@pytest.mark.parametrize("n", [3, 10, 32, 33])
 def test_rows_with_absent_classes_keep_their_bits(isa, dtype, n):
     """Logits of -inf, and beside them no others far down, or in each row one."""
     rng = np.random.default_rng(n)
-    for gap in (0, *np.linspace(60, 105, 46), *GAPS[dtype]):
+    near_bound = np.linspace(60, 105, 46) if dtype == np.float32 else np.linspace(655, 712, 46)
+    for gap in (0, *near_bound, *GAPS[dtype]):
         x = rng.normal(0, 1, (40, n)).astype(dtype)
         x[:, 2:][rng.random((40, n - 2)) < 0.5] = -np.inf
         x[:, 2] -= gap
         labels = np.arange(len(x)) % n
-        for factor in (1.0, -(2.0**-30)):
+        x[7] = np.nan if gap == 0 else x[7]
+        for factor in (1.0, 1e-3, 2.0**40, -(2.0**-30)):
 
             def gradient(x, labels, factor=factor):
                 return fsm.softmax_cross_entropy_grad(x, labels, reduction="none", grad_loss=factor)
