@@ -519,6 +519,22 @@ def test_panels_of_columns(isa, dtype, n, thread_count):
             assert_same_bytes([result], [rows], (isa, n))
 
 
+@pytest.mark.parametrize("n", [20, 150, 300, 1000])
+def test_columns_are_shared_out(isa, dtype, n, threads):
+    """Each of them once, whatever the number of groups is that threads have between them."""
+    for count in (*range(33, 200, 13), 262, 525, 900):
+        if n * count < 33_000:  # below PARALLEL_ELEMENTS (run.c)
+            continue
+        x, _ = make_columns_that_differ(n, count, dtype)
+        expected = [fsm.softmax(x), fsm.logsumexp(x)]
+        columns = np.ascontiguousarray(x.T)
+        for thread_count in range(1, 6):
+            out = np.full_like(columns, np.nan)
+            threads(thread_count)
+            results = [fsm.softmax(columns, 0, out=out).T, fsm.logsumexp(columns, 0)]
+            assert_same_bytes(results, expected, (isa, n, count, thread_count))
+
+
 @pytest.mark.parametrize("n", [20, 127, 1000, 4096, 4097, 9000, 17_000])
 @pytest.mark.parametrize("thread_count", [1, 2])
 def test_few_columns(isa, dtype, n, thread_count):
