@@ -140,7 +140,7 @@ static void write_columns(const struct plan *plan, const struct group groups[], 
     int is_log = plan->operation == FSM_LOG_SOFTMAX;
     EACH_GROUP(g, count) {
         last[g] = last_step_of_group(plan, &groups[g]);
-        struct block_factors factors = {0};
+        struct block_factors factors = no_factors();
         if (!is_log && last[g] != COPY) factors = factors_of_block(plan, &groups[g], block);
         if (factors.are_lowered) lower_columns(plan, &groups[g], block, factors.lowering);
         values[g] = last_values_of(&groups[g], last[g], &factors.factor);

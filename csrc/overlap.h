@@ -81,10 +81,15 @@ INLINE void overlapped_block(const struct plan *plan, const struct turn *turn, e
     const struct group *written = turn->written, *group = turn->group, *next = turn->next;
     struct row_sums of_row[LANES];
     struct extremes of_strip[LANES];
-    struct sum_strips sums = {.length = block_length(plan, turn->block),
-                              .end = group->count,
-                              .shift = &turn->frame->shift,
-                              .row_max = &turn->frame->max};
+    struct sum_strips sums; /* the fields of horizontal strips without a second operand */
+    sums.vertical = sums.is_short = 0;
+    sums.length = block_length(plan, turn->block);
+    sums.ahead = 0;
+    sums.x_step = sums.e_step = LANES;
+    sums.first = 0;
+    sums.end = group->count;
+    sums.shift = &turn->frame->shift;
+    sums.row_max = &turn->frame->max;
     struct strips_alongside alongside;
     alongside.streamed = plan->streamed;
     alongside.extremes = of_strip;
@@ -113,7 +118,7 @@ INLINE void overlapped_phases(const struct plan *plan, struct turn turn, enum la
                               struct extremes *next_extremes, struct row_sums *found, void *scratch)
 {
     const struct group *next = turn.next;
-    struct block_factors factors = {0};
+    struct block_factors factors = no_factors();
     if (turn.written && stores_exponentials(plan)) factors = factors_of_block(plan, turn.written, turn.block);
     if (factors.are_lowered) last = COPY;
     int fills_a_vector = block_length(plan, turn.block) >= LANES;
@@ -164,7 +169,7 @@ static void run_overlapped(const struct plan *plan, ptrdiff_t first, ptrdiff_t l
         for (ptrdiff_t block = 0; block < plan->blocks; block++) {
             struct turn turn = {written, group, next, &group->frame, block, block};
             struct extremes of_block;
-            struct row_sums sums = {0};
+            struct row_sums sums;
             overlapped_phases(plan, turn, step, &of_block, &sums, scratch);
             group->sums = block ? add_sums(group->sums, sums) : sums;
             if (next) extremes = block ? join(extremes, of_block) : of_block;
@@ -210,7 +215,7 @@ static void overlapped_blocks(const struct plan *plan, const struct group *writt
         if (relates && number + 1 == end) relate_blocks(plan, group);
         struct turn turn = {written, group, after < end ? group : next, &ahead->frames[ahead->now], number,
                             after < end ? after : after - end};
-        struct row_sums sums = {0};
+        struct row_sums sums;
         overlapped_phases(plan, turn, step, &ahead->extremes, &sums, scratch);
         KEEP_OF_BLOCK(plan, group, number, sums, sums);
         ahead->now = !ahead->now;

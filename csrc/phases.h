@@ -280,6 +280,13 @@ NOT_INLINE void set_unit(struct group *group, real least_bits, int is_scaled)
     group->needs_care |= any_lane(small);
 }
 
+/* Bits that a row of n has to reach down for set_unit to find anything where the factor is the inverse of its sum, which
+ * is less than n * 2**(SUM_EXPONENT + 1). */
+INLINE real unit_bits(ptrdiff_t n)
+{
+    return (real)(EXPONENT_BIAS - MANTISSA_BITS - 6 - (64 - __builtin_clzll((unsigned long long)n)));
+}
+
 /* A row's only probability of 1 may come out an ulp off, its exponential being rounded: where
  * the others sum to less than a quarter of an ulp of 1 it is set right when it is written. */
 static void end_softmax(const struct plan *plan, struct group *group)
@@ -293,7 +300,9 @@ static void end_softmax(const struct plan *plan, struct group *group)
     lane_mask certain = less(absolute(others), total.high * splat((real)1 / ((integer)4 << MANTISSA_BITS)));
     group->certain_above = choose(certain, splat((real)0.5), splat(2));
     group->needs_care = any_lane(certain);
-    set_unit(group, care_bits(plan), plan->is_scaled);
+    vec bits = splat(unit_bits(plan->job->n));
+    if (any_lane(reaching(group, bits, plan->is_scaled))) set_unit(group, care_bits(plan), plan->is_scaled);
+    else group->unit = splat(1);
 }
 
 static void join_sums_of_blocks(const struct plan *plan, struct group *group)
@@ -389,7 +398,7 @@ static void write_phase(const struct plan *plan, const struct group *group, ptrd
         if (plan->operation == FSM_CROSS_ENTROPY) write_at_labels_in_place(plan, group, block);
         return;
     }
-    struct block_factors factors = {0};
+    struct block_factors factors = no_factors();
     if (stores_exponentials(plan)) factors = factors_of_block(plan, group, block);
     for (ptrdiff_t strip = 0; strip < strip_count(plan, group); strip++) {
         real *out = strip_to_write(out_rows, plan->vertical, strip, first, in_scratch);
