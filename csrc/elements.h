@@ -112,6 +112,7 @@ INLINE void vjp_step(ptrdiff_t i, ptrdiff_t lanes, const real *p, const real *g,
     vec probability = load_lanes(p + i, lanes);
     struct pair product = two_product(probability, dot.high);
     product.low = fma_(probability, dot.low, product.low);
+    product = infinite_alone(product);
     store_lanes(out + i, lanes, fma_(probability, load_lanes(g + i, lanes), -product.high) - product.low);
 }
 
@@ -139,7 +140,7 @@ INLINE void grad_hess_step(ptrdiff_t i, ptrdiff_t lanes, const real *e, const re
     struct pair others = fast_two_sum(splat(1), -p.high);
     others.low -= p.low;
     struct pair h = multiply_pairs(p, others);
-    h.low = fma_(h.low, scale.high, h.high * scale.low);
+    h.low = fma_(h.low, choose(is_finite(scale.high), scale.high, zero), h.high * scale.low);
     vec result = fma_(h.high, scale.high, h.low);
     store_lanes(gradient + i, lanes, choose(ignored, zero, g));
     store_lanes(hessian + i, lanes, max(least, choose(ignored, zero, result))); /* a NaN stays one */

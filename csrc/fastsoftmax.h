@@ -6,8 +6,8 @@
  *
  * Every operand is described by its address and byte strides and may lie in memory in
  * any way, aligned to its own element. `out` or `hessian` may be `x` itself, and `out` of
- * the vector-Jacobian products `second`; any other overlap of an operand that is written
- * with one that is read is the caller's to prevent.
+ * the vector-Jacobian products `second`; any other overlap of an operand that is written,
+ * with one that is read or with itself, is the caller's to prevent.
  *
  * Values: a row with a NaN or a +inf gives NaN (logsumexp of a +inf: +inf), -inf counts
  * as absent, a row of -inf alone gives NaN (logsumexp: -inf). No kernel allocates, takes
@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #define FSM_MAX_DIMENSIONS 64
+#define FSM_LOSS_SUM_SCALE 0x1p-64
 
 enum fsm_operation {
     FSM_SOFTMAX,          /* out = e**(x/T) / sum(e**(x/T)) */
@@ -78,6 +79,7 @@ struct fsm_job {
     double factor, min_hess;
     int sum_losses;        /* add the rows' losses into loss_sum, in an order fixed by n and rows */
     double loss_sum;
+    double scaled_loss_sum; /* times FSM_LOSS_SUM_SCALE: finite where losses are, though their sum may not be */
 };
 
 /* The labels as one pass before any work sees them. */

@@ -25,8 +25,9 @@ static void set_row_factors(const struct plan *plan, struct group *group, ptrdif
     double factor = row_double(group, plan, FSM_GRAD_LOSS, lane) * weight;
     double upstream = factor * job->grad_scale;
     double lost = __builtin_fma(factor, job->grad_scale, -upstream) + factor * job->grad_scale_low;
-    group->upstream.high[lane] = (real)upstream;
-    group->upstream.low[lane] = (real)((upstream - (double)(real)upstream) + lost);
+    real high = (real)upstream;
+    group->upstream.high[lane] = high;
+    group->upstream.low[lane] = high - high == 0 ? (real)((upstream - (double)high) + lost) : 0;
 }
 
 typedef int64_t label_vec __attribute__((vector_size(VECTOR_BYTES)));
@@ -196,7 +197,7 @@ static void end_cross_entropy(const struct plan *plan, struct group *group, real
     struct pair loss = add_pairs(product, cost);
     vec total = loss.high + loss.low;
     /* An infinite cost has no low part. */
-    total = choose(equal(cost.high - cost.high, splat(0)), total, cost.high + log_sum.high);
+    total = choose(is_finite(cost.high), total, cost.high + log_sum.high);
     total = choose(equal(group->weight, splat(0)), splat(0), (total + z_cost) * group->weight);
     if (losses) {
         store_lanes(losses, group->count, total);
@@ -205,7 +206,7 @@ static void end_cross_entropy(const struct plan *plan, struct group *group, real
     }
     struct pair slope = two_sum(mass.high, z_slope);
     slope.low += mass.low;
-    group->slope = multiply_pairs(slope, group->upstream);
+    group->slope = multiply_or_overflow(infinite_alone(slope), group->upstream);
 }
 
 /* What every exponential is multiplied by in the gradient. */
@@ -213,12 +214,12 @@ static void set_gradient_factor(struct group *group)
 {
     struct pair ties = multiply_pairs(as_pair(group->largest), (struct pair){group->sums.ties, splat(0)});
     struct pair sum = add_pairs(group->sums.total, ties);
-    group->factor = multiply_pairs(group->slope, reciprocal(fast_two_sum(sum.high, sum.low)));
+    group->factor = multiply_or_overflow(group->slope, reciprocal(fast_two_sum(sum.high, sum.low)));
 }
 
 static void set_gradient_at_label(const struct plan *plan, struct group *group)
 {
-    set_at_label(plan, group, multiply_pairs(group->upstream, (struct pair){group->target, splat(0)}));
+    set_at_label(plan, group, multiply_or_overflow(group->upstream, (struct pair){group->target, splat(0)}));
 }
 
 /* ---- The output ------------------------------------------------------------------------- */
@@ -312,8 +313,7 @@ static void write_grad_hess(const struct plan *plan, const struct group *group, 
     vec weight = in_strip(plan->vertical, &group->weight, strip);
     struct pair scale = two_product(weight, splat((real)job->factor));
     scale.low = fma_(weight, splat((real)(job->factor - (double)(real)job->factor)), scale.low);
-    /* An infinite product has no low part. */
-    scale.low = choose(equal(scale.low, scale.low), scale.low, splat(0));
+    scale = infinite_alone(scale);
     EACH_VECTOR(size, grad_hess_step, e, given, gradient, hessian, factor, weight, scale,
                 splat((real)job->min_hess));
     write_at_labels(plan, group, block, strip, gradient);

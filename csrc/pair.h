@@ -44,6 +44,23 @@ INLINE struct pair multiply_pairs(struct pair a, struct pair b)
     return fast_two_sum(product.high, product.low);
 }
 
+INLINE lane_mask is_finite(vec a) { return equal(a - a, splat(0)); }
+
+/* An infinite number has no low part: what is computed as one is NaN, or infinite with the other sign. */
+INLINE struct pair infinite_alone(struct pair a)
+{
+    return (struct pair){a.high, choose(is_finite(a.high), a.low, splat(0))};
+}
+
+/* The same as multiply_pairs where the product may be infinite. */
+INLINE struct pair multiply_or_overflow(struct pair a, struct pair b)
+{
+    struct pair product = multiply_pairs(a, b);
+    vec high = a.high * b.high;
+    lane_mask finite = is_finite(high);
+    return (struct pair){choose(finite, product.high, high), choose(finite, product.low, splat(0))};
+}
+
 INLINE struct pair divide_pairs(struct pair a, struct pair b)
 {
     vec reciprocal = splat(1) / b.high;

@@ -33,7 +33,7 @@ static _Thread_local int calling_thread_limit; /* num_threads; 0 outside */
 static int openmp_default = 1; /* what OpenMP's own limit is while nobody changed it */
 static _Thread_local int raised_default; /* the same where fsm_request_threads raised it */
 static int in_forked_child;
-static _Thread_local int proved_team = 1;
+static _Thread_local int proved_team = 1; /* the team that the calling thread led last */
 #endif
 
 int fsm_processor_count(void)
@@ -84,13 +84,14 @@ static int unchanged_openmp_limit(void) { return raised_default ? raised_default
 #endif
 
 /* Where more threads are asked for than OpenMP's own limit, that is raised for the calling
- * thread: else a later limit equal to the default could not be told from the default. */
+ * thread: else a later limit equal to the default could not be told from the default. (It is the
+ * default again where somebody took the raised one back: threadpoolctl at the end of a block.) */
 void fsm_request_threads(int threads)
 {
     atomic_store(&requested, threads);
 #ifdef _OPENMP
     int limit = omp_get_max_threads();
-    if (threads <= limit || limit != unchanged_openmp_limit()) return;
+    if (threads <= limit || (limit != unchanged_openmp_limit() && limit != openmp_default)) return;
     omp_set_num_threads(threads);
     raised_default = threads;
 #endif
@@ -126,7 +127,8 @@ int fsm_thread_limit(void)
 
 #if defined(_OPENMP) && !defined(_WIN32)
 /* GNU's runtime ends the process where it cannot start a thread. So before a calling thread
- * leads a larger team than ever before, as many threads are started here, all at once. */
+ * leads a larger team than the last one, of which the runtime keeps the threads and no others,
+ * as many threads are started here, all at once. */
 struct rehearsal {
     pthread_mutex_t mutex;
     pthread_cond_t over;
@@ -172,8 +174,8 @@ int claim_team(int wanted)
         int started = rehearse(wanted);
         /* Where not all can be had the runtime may have no memory of its own left either. */
         if (started < wanted) wanted = proved_team;
-        else proved_team = wanted;
     }
+    if (wanted > 1) proved_team = wanted;
 #endif
     if (wanted <= 1) atomic_fetch_sub(&teams_at_work, 1);
     return wanted;

@@ -381,7 +381,7 @@ static void write_log_softmax_vjp(const struct plan *plan, const struct group *g
                                   const real *g, real *out, ptrdiff_t size)
 {
     struct exp_shift shift = shift_in_strip(plan->vertical, &group->frame.shift, strip, 0);
-    struct pair total = pair_in_strip(plan->vertical, &group->sums.cost, strip);
+    struct pair total = infinite_alone(pair_in_strip(plan->vertical, &group->sums.cost, strip));
     vec n = (splat(ROUND_MAGIC) - shift.magic) / splat(TABLE_SIZE);
     vec half = (n * splat((real)0.5) + splat(ROUND_MAGIC)) - splat(ROUND_MAGIC);
     vec half_power = power_of_two(half), other_half = power_of_two(n - half);
@@ -417,7 +417,7 @@ static void write_phase(const struct plan *plan, const struct group *group, ptrd
         case FSM_CROSS_ENTROPY: write_gradient(plan, group, block, strip, &factors.factor, from, out, scratch); break;
         case FSM_GRAD_HESS: write_grad_hess(plan, group, block, strip, from, scratch); continue;
         case FSM_SOFTMAX_VJP: {
-            struct pair dot = pair_in_strip(plan->vertical, &group->sums.cost, strip);
+            struct pair dot = infinite_alone(pair_in_strip(plan->vertical, &group->sums.cost, strip));
             const real *g = read_second(plan, group, block, strip, scratch);
             EACH_VECTOR(size, vjp_step, from, g, out, dot);
             break;

@@ -278,7 +278,7 @@ struct run {
     /* Rows are shared out by items of whole units, as many in each or one more; summed losses are added up by pieces,
      * of which a unit has whole ones. A thread has room for the losses of held_rows, whole units. */
     ptrdiff_t items, units, unit_rows, piece_rows, held_rows, losses_bytes;
-    double *piece_losses;
+    double *piece_losses, *scaled_piece_losses;
     /* Groups of long rows, block by block. */
     char *groups, *blocks, *losses;
     blocks_function *phase;
@@ -289,26 +289,33 @@ static void *scratch_of(const struct run *run, int thread) { return run->scratch
 /* Sums that need not wait for one another, each of every eighth loss. */
 #define LOSS_SUMS 8
 
-/* Real losses: those sums, added up in halves. */
-static inline double sum_losses(int is_double, const void *losses, ptrdiff_t count)
+/* Real losses times a scale: those sums, added up in halves. */
+static inline double sum_losses(int is_double, const void *losses, ptrdiff_t count, double scale)
 {
     double sums[LOSS_SUMS] = {0};
     for (ptrdiff_t i = 0; i < count; i += LOSS_SUMS)
         for (ptrdiff_t k = 0; k < LOSS_SUMS && i + k < count; k++)
-            sums[k] += is_double ? ((const double *)losses)[i + k] : (double)((const float *)losses)[i + k];
+            sums[k] += scale * (is_double ? ((const double *)losses)[i + k] : (double)((const float *)losses)[i + k]);
     for (ptrdiff_t half = LOSS_SUMS / 2; half > 0; half /= 2)
         for (ptrdiff_t k = 0; k < half; k++) sums[k] += sums[k + half];
     return sums[0];
 }
+
+static int is_finite(double value) { return value - value == 0; }
 
 /* The sums of the pieces of rows [first, end), `first` beginning one, from these rows' losses. */
 static void sum_pieces(const struct run *run, const char *losses, ptrdiff_t first, ptrdiff_t end)
 {
     int is_double = run->plan.job->is_double;
     ptrdiff_t itemsize = itemsize_of(run->plan.job);
-    for (ptrdiff_t row = first; row < end; row += run->piece_rows)
-        run->piece_losses[row / run->piece_rows] =
-            sum_losses(is_double, losses + (row - first) * itemsize, least(run->piece_rows, end - row));
+    for (ptrdiff_t row = first; row < end; row += run->piece_rows) {
+        const char *of_piece = losses + (row - first) * itemsize;
+        ptrdiff_t piece = row / run->piece_rows, rows = least(run->piece_rows, end - row);
+        double sum = sum_losses(is_double, of_piece, rows, 1);
+        run->piece_losses[piece] = sum;
+        run->scaled_piece_losses[piece] =
+            is_finite(sum) ? sum * FSM_LOSS_SUM_SCALE : sum_losses(is_double, of_piece, rows, FSM_LOSS_SUM_SCALE);
+    }
 }
 
 static ptrdiff_t first_row_of_item(const struct run *run, ptrdiff_t item)
@@ -408,7 +415,7 @@ static const struct kernels *kernels_for(const struct fsm_job *job)
 
 enum fsm_status fsm_run(struct fsm_job *job)
 {
-    job->loss_sum = 0;
+    job->loss_sum = job->scaled_loss_sum = 0;
     if (job->rows == 0 || job->n == 0) return FSM_DONE;
     struct run run;
     run.kernels = kernels_for(job);
@@ -456,7 +463,7 @@ enum fsm_status fsm_run(struct fsm_job *job)
 
     struct arena arena = {0};
     ptrdiff_t scratch_at = reserve(&arena, team, run.plan.scratch_bytes);
-    ptrdiff_t piece_losses_at = reserve(&arena, pieces, sizeof(double));
+    ptrdiff_t piece_losses_at = reserve(&arena, pieces, 2 * sizeof(double));
     ptrdiff_t groups_at = 0, blocks_at = 0, losses_at = 0;
     if (by_blocks) {
         groups_at = reserve(&arena, groups, (ptrdiff_t)run.kernels->group_bytes);
@@ -476,13 +483,15 @@ enum fsm_status fsm_run(struct fsm_job *job)
     }
     run.scratch = arena.base + scratch_at;
     run.piece_losses = (double *)(void *)(arena.base + piece_losses_at);
+    run.scaled_piece_losses = run.piece_losses + pieces;
     run.groups = arena.base + groups_at;
     run.blocks = arena.base + blocks_at;
     run.losses = arena.base + losses_at;
 
     if (by_blocks) run_by_blocks(&run, team, groups);
     else share_out(team, run.items, run_items, &run);
-    job->loss_sum = sum_losses(1, run.piece_losses, pieces);
+    job->loss_sum = sum_losses(1, run.piece_losses, pieces, 1);
+    job->scaled_loss_sum = sum_losses(1, run.scaled_piece_losses, pieces, 1);
     release_team(team);
     free(allocated);
     return FSM_DONE;

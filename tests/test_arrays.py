@@ -96,8 +96,6 @@ def test_axis_may_be_any_integer_object(x3):
 def test_bad_axis(axis, x3):
     g = np.ones_like(x3)
     error = np.exceptions.AxisError
-    if abs(np.max(axis)) > 2**31:
-        error = (error, OverflowError)  # what NumPy itself raises for numbers that no axis can have
     for function in (*ELEMENTWISE, fsm.logsumexp):
         with pytest.raises(error):
             function(x3, axis)
@@ -703,6 +701,14 @@ def test_value_and_grad_write_nothing_where_they_fail(x3):
     assert np.all(grad_out == 7)
 
 
+@pytest.mark.parametrize("count", [0, 3])
+def test_outs_that_are_one_array(count, dtype):
+    out = np.full((count, 4), 7, dtype)
+    with pytest.raises(ValueError, match="two different arrays"):
+        fsm.softmax_cross_entropy_grad_hess(np.zeros_like(out), np.zeros(count, int), grad_out=out, hess_out=out)
+    assert np.all(out == 7)
+
+
 def test_in_place(out_call, x3, layout):
     """The input itself as `out`, in any layout."""
     call, shape = out_call
@@ -728,6 +734,21 @@ def test_overlapping_out(out_call, x3, shift):
     out = room[300 + shift : 300 + shift + size].reshape(shape)
     assert call(x, out) is out
     np.testing.assert_array_equal(out, expected)
+
+
+@pytest.mark.parametrize("hop", [0, 1, 3])
+def test_out_that_overlaps_itself(out_call, x3, hop):
+    """What lies in one place is what was written last, as with NumPy's ufuncs; the input has been read before."""
+    call, shape = out_call
+    if shape != x3.shape:
+        pytest.skip("the result has another shape")
+    line = x3.ravel()[: 50 * hop + 5].copy()
+    step = line.itemsize
+    x = np.lib.stride_tricks.as_strided(line, x3.shape, (17 * hop * step, hop * step, step))
+    expected = line.copy()
+    np.copyto(np.lib.stride_tricks.as_strided(expected, x.shape, x.strides), call(x.copy(), None))
+    assert call(x, x) is x
+    np.testing.assert_array_equal(line, expected)
 
 
 def test_out_reversed_over_the_input(out_call, x3):

@@ -754,6 +754,65 @@ def test_grad_hess_of_special_rows(dtype):
     assert hessian[3, 1] == 0
 
 
+@pytest.mark.parametrize("n", [2, 8, 40, 1000])
+@pytest.mark.usefixtures("isa")
+def test_infinite_hessians(n, dtype):
+    """factor * p * (1 - p) * w is infinite where w is, or where the product is too large; other rows are as ever."""
+    x = np.random.default_rng(n).normal(size=(5, n)).astype(dtype)
+    labels = np.zeros(5, int)
+    alone = fsm.softmax_cross_entropy_grad_hess(x, labels, factor=1e10)
+    weight = np.array([1, INF, -INF, 1e300, 1])
+    gradient, hessian = fsm.softmax_cross_entropy_grad_hess(x, labels, sample_weight=weight, factor=1e10, min_hess=1e-3)
+    assert np.all(hessian[[1, 3]] == INF)
+    assert np.all(hessian[2] == dtype(1e-3))
+    np.testing.assert_array_equal(np.sign(gradient[1, :2]), [-1, 1])
+    np.testing.assert_array_equal(gradient[1], -gradient[2])
+    for row in (0, 4):
+        np.testing.assert_array_equal(gradient[row], alone[0][row])
+        np.testing.assert_array_equal(hessian[row], np.maximum(alone[1][row], dtype(1e-3)))
+
+
+@pytest.mark.parametrize("n", [3, 8, 40, 1000, 5000])
+@pytest.mark.usefixtures("isa")
+def test_infinite_upstream_gradients(n, dtype):
+    """inf * p, and inf * p - inf at the label; other rows are as ever."""
+    x = np.random.default_rng(n).normal(size=(20, n)).astype(dtype)
+    labels = np.arange(20) % n
+    upstream = np.ones(20)
+    upstream[[3, 17]] = INF, -INF
+    alone = fsm.softmax_cross_entropy_grad(x, labels, reduction="none")
+    gradient = fsm.softmax_cross_entropy_grad(x, labels, reduction="none", grad_loss=upstream)
+    expected = alone.copy()
+    expected[3], expected[17] = INF, -INF
+    expected[[3, 17], labels[[3, 17]]] = NAN
+    np.testing.assert_array_equal(gradient, expected)
+    # Weights whose sum is 0, as in torch.
+    weight = np.zeros(n)
+    weight[:2] = 1, -1
+    gradient = fsm.softmax_cross_entropy_grad(x[:2], [0, 1], weight=weight)
+    expected = np.array([[INF] * n, [-INF] * n])
+    expected[[0, 1], [0, 1]] = NAN
+    np.testing.assert_array_equal(gradient, expected)
+    assert np.all(fsm.softmax_cross_entropy_grad(x[:2], [0, 1], z_loss=1e308, reduction="sum") == INF)
+
+
+def test_mean_of_losses_whose_sum_is_infinite():
+    most = np.finfo(np.float64).max
+    x = np.array([[0.49 * most, -0.49 * most]] * 5000)
+    labels = np.ones(5000, int)
+    for options in ({}, {"sample_weight": np.ones(5000)}, {"ignore_index": 0}):
+        for loss in (
+            fsm.softmax_cross_entropy(x, labels, **options),
+            fsm.softmax_cross_entropy_value_and_grad(x, labels, **options)[0],
+        ):
+            assert abs(loss / (0.98 * most) - 1) < 1e-13  # 5000 additions
+    assert fsm.softmax_cross_entropy(x, labels, reduction="sum") == INF
+    x[0, 1] = -INF
+    assert fsm.softmax_cross_entropy(x, labels) == INF
+    x[1] = NAN
+    assert np.isnan(fsm.softmax_cross_entropy(x, labels))
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
     [
@@ -906,6 +965,27 @@ def test_vector_jacobian_products_need_equal_shapes(shape, dtype):
         with pytest.raises(ValueError, match="g has shape"):
             function(p, np.ones(shape), out=out)
         assert np.all(out == 7)
+
+
+@pytest.mark.parametrize("n", [3, 40, 300, 5000])
+@pytest.mark.usefixtures("isa")
+def test_infinite_vector_jacobian_products(n, dtype):
+    """As the formulas say, element by element, of rows whose sum is infinite; other rows are as ever."""
+    rng = np.random.default_rng(n)
+    p, g = fsm.softmax(rng.normal(size=(20, n)).astype(dtype)), rng.normal(size=(20, n)).astype(dtype)
+    logp = np.log(p)
+    alone = fsm.softmax_vjp(p, g), fsm.log_softmax_vjp(logp, g)
+    g[3, 1], g[17, 0] = INF, -INF
+    g[9] = np.finfo(dtype).max  # only log_softmax_vjp sums them unweighted
+    for got, ever, infinite in zip(
+        (fsm.softmax_vjp(p, g), fsm.log_softmax_vjp(logp, g)), alone, ([3, 17], [3, 9, 17]), strict=True
+    ):
+        expected = ever.copy()
+        expected[3], expected[9], expected[17] = -INF, -INF, INF
+        expected[3, 1] = expected[17, 0] = NAN
+        others = [row for row in range(20) if row not in (3, 9, 17)]
+        np.testing.assert_array_equal(got[infinite], expected[infinite])
+        np.testing.assert_array_equal(got[others], expected[others])
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2, -1])

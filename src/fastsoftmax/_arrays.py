@@ -11,6 +11,8 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import ArrayLike, NDArray
 
+from fastsoftmax import _core
+
 Array = NDArray[Any]
 Axis = Hashable | tuple[Hashable, ...] | None  # ints, or names of an xarray object's dimensions
 
@@ -127,6 +129,14 @@ def real_number(value: Any, name: str) -> float:
     return float(array)
 
 
+def _normalized(axes: tuple[int, ...], ndim: int) -> tuple[int, ...]:
+    """The axes counted from the front; an AxisError for one of any size that there is not."""
+    for axis in axes:
+        if not -ndim <= axis < ndim:
+            raise np.exceptions.AxisError(axis, ndim)  # NumPy's own check stops at 32 bits
+    return normalize_axis_tuple(axes, ndim)
+
+
 def row_axes(axis: Any, ndim: int) -> tuple[int, ...]:
     """The axes a row lies along, counted from the front, in ascending order."""
     if axis is None:
@@ -136,7 +146,7 @@ def row_axes(axis: Any, ndim: int) -> tuple[int, ...]:
     except TypeError:
         raise TypeError(f"axis is {axis!r}, expected an int, a tuple of ints or None") from None
     # A 0-d array is one row of one element; it has the axes of a 1-d array, then.
-    axes = normalize_axis_tuple(given, max(ndim, 1))
+    axes = _normalized(given, max(ndim, 1))
     return tuple(sorted(axes)) if ndim else ()
 
 
@@ -148,7 +158,7 @@ def single_axis(axis: Any, ndim: int, name: str) -> int:
         raise TypeError(f"axis is {axis!r}, expected one int") from None
     if ndim == 0:
         raise ValueError(f"{name} is a scalar, expected an array of at least one dimension")
-    return normalize_axis_tuple(index, ndim)[0]
+    return _normalized((index,), ndim)[0]
 
 
 def as_rows(array: Array, axes: tuple[int, ...]) -> tuple[Array, int]:
@@ -284,8 +294,11 @@ def share_memory(a: Array, b: Array) -> bool:
 
 
 def target_for(out: Array | None, like: Array) -> Array:
-    """Where a kernel writes: `out` where it can take the result as it comes, else fresh memory."""
-    if out is not None and out.dtype == like.dtype and out.flags.behaved:
+    """Where a kernel writes: `out` where it can take the result as it comes, else fresh memory.
+
+    An element of a result waits in its place between the phases, where no other may lie then.
+    """
+    if out is not None and out.dtype == like.dtype and out.flags.behaved and not _core.overlaps_itself(out):
         return np.asarray(out)  # a subclass may have rules of its own for shapes
     return np.empty_like(like, subok=False)
 

@@ -18,7 +18,7 @@ share one copy of the kernels and their state.
 # (tests/native/long.py), and four test files by CPython 3.13 without the lock.
 
 cimport numpy as np
-from libc.math cimport INFINITY, fma
+from libc.math cimport INFINITY, fma, isfinite
 from numpy cimport (
     NPY_BYTE, NPY_DOUBLE, NPY_FLOAT, NPY_INT, NPY_LONG, NPY_LONGLONG, NPY_SHORT, NPY_UBYTE, NPY_UINT,
     NPY_ULONG, NPY_ULONGLONG, NPY_USHORT, PyArray_CheckExact, PyArray_DATA, PyArray_DIMS,
@@ -109,6 +109,13 @@ cdef inline void divide_gradient(fsm_job *job, double denominator) noexcept nogi
     job.grad_scale_low = low if low == low else 0.0
 
 
+cdef inline double mean_loss(const fsm_job *job, double denominator) noexcept:
+    """job.loss_sum / denominator, also where the sum alone is beyond the largest finite number."""
+    if isfinite(job.loss_sum):
+        return job.loss_sum / denominator
+    return job.scaled_loss_sum / denominator / FSM_LOSS_SUM_SCALE
+
+
 cdef inline int run_job(fsm_job *job) except -1:
     cdef fsm_status status
     if job.rows * job.n < SMALL_JOB:
@@ -172,6 +179,20 @@ cdef inline bint are_the_same(ndarray a, ndarray b) noexcept:
     return PyArray_DATA(a) == PyArray_DATA(b)
 
 
+cpdef bint overlaps_itself(ndarray a) noexcept:
+    """Whether two elements may lie in one place: along some axis a step is shorter than all that lies within it."""
+    cdef npy_intp step, shorter, reach
+    for d in range(PyArray_NDIM(a)):
+        step, reach = abs(PyArray_STRIDES(a)[d]), PyArray_ITEMSIZE(a)
+        for other in range(PyArray_NDIM(a)):
+            shorter = abs(PyArray_STRIDES(a)[other])
+            if PyArray_DIMS(a)[other] > 1 and (shorter < step or (shorter == step and other < d)):
+                reach += shorter * (PyArray_DIMS(a)[other] - 1)
+        if PyArray_DIMS(a)[d] > 1 and step < reach:
+            return True
+    return False
+
+
 cdef inline bint fits_as_out(out, ndarray x) noexcept:
     """An out that the kernel can write at once: like x, and apart from it or x itself."""
     if not PyArray_CheckExact(out):
@@ -182,6 +203,8 @@ cdef inline bint fits_as_out(out, ndarray x) noexcept:
     for d in range(PyArray_NDIM(x)):
         if PyArray_DIMS(y)[d] != PyArray_DIMS(x)[d]:
             return False
+    if not PyArray_IS_C_CONTIGUOUS(y) and overlaps_itself(y):
+        return False
     return are_the_same(x, y) or are_apart(x, y)
 
 
@@ -484,7 +507,7 @@ def run(int operation, ndarray x, int axis, *, out=None, second=None, hessian=No
             if check.counted:
                 divide_gradient(&job, denominator)
     run_job(&job)
-    return job.loss_sum / denominator
+    return mean_loss(&job, denominator)
 
 
 include "_cross_entropy.pxi"

@@ -62,7 +62,7 @@ cdef plain_cross_entropy(logits, labels, axis, out, bint wants_loss, bint wants_
     divide_gradient(&job, count)
     job.sum_losses = wants_loss
     run_job(&job)
-    return x.dtype.type(job.loss_sum / count) if wants_loss else None, gradient
+    return x.dtype.type(mean_loss(&job, count)) if wants_loss else None, gradient
 
 
 def softmax_cross_entropy(logits, labels, /, axis=-1, **loss_options):

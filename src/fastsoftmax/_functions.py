@@ -404,11 +404,12 @@ def selected_log_softmax(
     dtype = floating_dtype(given.dtype, "logits")
     at = single_axis(axis, given.ndim, "logits")
     picks = integer_array(index, "index")
+    index_shape = picks.shape
     one_a_row = picks.ndim == given.ndim - 1
     if one_a_row:
         picks = np.expand_dims(picks, at)
     if picks.ndim != given.ndim:
-        raise ValueError(f"index has shape {picks.shape}, expected {given.ndim} or {given.ndim - 1} dimensions")
+        raise ValueError(f"index has shape {index_shape}, expected {given.ndim} or {given.ndim - 1} dimensions")
     n = given.shape[at]
     row_temperatures = temperatures(temperature, given.shape, (at,))
     batch = [1 if d == at else size for d, size in enumerate(given.shape)]
@@ -416,7 +417,7 @@ def selected_log_softmax(
     try:
         rows_shape = list(common_shape(tuple(batch), tuple(chosen)))
     except ValueError:
-        raise ValueError(f"index has shape {picks.shape}, expected one that fits logits' {given.shape}") from None
+        raise ValueError(f"index has shape {index_shape}, expected one that fits logits' {given.shape}") from None
 
     def with_length(length: int) -> tuple[int, ...]:
         return (*rows_shape[:at], length, *rows_shape[at + 1 :])

@@ -6,6 +6,8 @@ cdef extern from "fastsoftmax.h" nogil:
     enum: FSM_MAX_DIMENSIONS
     enum: FSM_OPERANDS
 
+    const double FSM_LOSS_SUM_SCALE
+
     enum fsm_operation:
         FSM_SOFTMAX
         FSM_LOG_SOFTMAX
@@ -57,7 +59,7 @@ cdef extern from "fastsoftmax.h" nogil:
         const void *class_weight
         double label_smoothing, z_loss, grad_scale, grad_scale_low, factor, min_hess
         int sum_losses
-        double loss_sum
+        double loss_sum, scaled_loss_sum
 
     struct fsm_label_check:
         ptrdiff_t bad_row, bad_item, counted

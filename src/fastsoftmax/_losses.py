@@ -413,7 +413,7 @@ def softmax_cross_entropy_grad_hess(
         raise ValueError(f"min_hess is {least}, expected a finite number that is not negative")
     check_out(grad_out, rows.logits.shape, rows.dtype, "grad_out")
     check_out(hess_out, rows.logits.shape, rows.dtype, "hess_out")
-    if grad_out is not None and hess_out is not None and share_memory(grad_out, hess_out):
+    if grad_out is not None and (grad_out is hess_out or (hess_out is not None and share_memory(grad_out, hess_out))):
         raise ValueError("grad_out and hess_out share memory, expected two different arrays")
     compute = functools.partial(_computed_grad_hess, scale, least)
     beyond = rows.beyond_float32(False, None if scale == 1 else scale)

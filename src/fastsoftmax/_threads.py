@@ -22,23 +22,19 @@ def _environment_threads() -> int:
 
 def _quota(folder: Path) -> float:
     """CPUs that a control group may use, by cgroup v2's file or v1's two; infinite without."""
-    try:
-        quota, period = (folder / "cpu.max").read_text().split()
-    except (OSError, ValueError):
+    for files in (["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"]):
         try:
-            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
-            period = (folder / "cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return math.inf
-    if quota in ("max", "-1"):
-        return math.inf
-    return int(quota) / int(period)
+            quota, period = " ".join((folder / name).read_text() for name in files).split()
+            return math.inf if quota in ("max", "-1") else int(quota) / int(period)
+        except (OSError, ValueError, ZeroDivisionError):  # no such file, or nothing that a kernel writes
+            continue
+    return math.inf
 
 
 def _quota_threads(mounts: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup")) -> int:
     """The CPU quota of this process's control groups, rounded up; 0 where there is none."""
     try:
-        lines = process.read_text().splitlines()
+        lines = process.read_text(errors="surrogateescape").splitlines()  # a path is any bytes
     except OSError:
         return 0
     smallest = math.inf
