@@ -147,6 +147,7 @@ ERRORS = {
     "complex": lambda f: f.log_softmax(X.astype(complex)),
     "object": lambda f: f.logsumexp(X.astype(object)),
     "axis": lambda f: f.softmax(X, 2),
+    "axis size": lambda f: f.softmax(X, 2**31),
     "axis twice": lambda f: f.softmax(X, (0, -2)),
     "axis kind": lambda f: f.logsumexp(X, 0.0),
     "one axis": lambda f: f.softmax_cross_entropy(X, [0, 1], None),
@@ -174,6 +175,9 @@ ERRORS = {
     "smoothing": lambda f: f.softmax_cross_entropy(X, [0, 1], label_smoothing=2),
     "reduction": lambda f: f.softmax_cross_entropy(X, [0, 1], reduction="all"),
     "ignore_index": lambda f: f.softmax_cross_entropy(X, X, ignore_index=0),
+    "ignore_index size": lambda f: f.softmax_cross_entropy(X, [0, 1], ignore_index=2**64),
+    "z_loss": lambda f: f.softmax_cross_entropy(X, [0, 1], z_loss=np.nan),
+    "z_loss kind": lambda f: f.softmax_cross_entropy(X, [0, 1], z_loss=[1, 2]),
     "grad_loss": lambda f: f.softmax_cross_entropy_grad(X, [0, 1], grad_loss=[1, 1]),
     "unknown option": lambda f: f.softmax_cross_entropy(X, [0, 1], weights=None),
     "option of the gradient": lambda f: f.softmax_cross_entropy(X, [0, 1], grad_loss=1),
@@ -190,6 +194,21 @@ def test_same_errors(name):
         ERRORS[name](fsm)
     with pytest.raises(expected.type):
         ERRORS[name](reference)
+
+
+def test_rows_without_any_target():
+    """All probabilities 0: no loss, but where the logits have no softmax."""
+    x = np.array([[1, 2, 3], [0, -np.inf, 0], [np.nan, 0, 0], [np.inf, 0, 0], [-np.inf] * 3])
+    for f in (reference, fsm):
+        loss = f.softmax_cross_entropy(x, np.zeros_like(x), reduction="none")
+        np.testing.assert_array_equal(loss, [0, 0, np.nan, np.nan, np.nan])
+
+
+def test_half_precision_in_a_wider_out():
+    """Not rounded twice."""
+    x, out, expected = X.astype(np.float16), np.empty((2, 3), np.float32), np.empty((2, 3), np.float32)
+    np.testing.assert_array_equal(reference.softmax(x, out=out), fsm.softmax(x, out=expected))
+    assert out[0, 0] == np.float32(1) / np.float32(3)
 
 
 def test_out():

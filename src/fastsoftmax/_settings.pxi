@@ -38,5 +38,5 @@ def request_threads(int threads):
     fsm_request_threads(threads)
 
 
-def limit_block(int threads):
+def limit_calling_thread(int threads):
     return fsm_limit_calling_thread(threads)

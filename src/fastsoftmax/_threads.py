@@ -141,12 +141,12 @@ class num_threads(threading.local):  # where threads share a block, each has its
         self._before: list[int] = []
 
     def __enter__(self) -> None:
-        before = _core.limit_block(self._limit)
+        before = _core.limit_calling_thread(self._limit)
         if before and before < self._limit:
-            _core.limit_block(before)
+            _core.limit_calling_thread(before)
         self._before.append(before)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _core.limit_block(self._before.pop())
+        _core.limit_calling_thread(self._before.pop())

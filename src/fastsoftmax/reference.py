@@ -8,7 +8,7 @@ import operator
 from typing import NamedTuple
 
 import numpy as np
-from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
+from numpy.lib.array_utils import normalize_axis_tuple
 
 __all__ = [
     "log_softmax",
@@ -58,6 +58,13 @@ def _array_or_number(value, name):
     return _array(float(value) if type(value) is int else value, name)
 
 
+def _number(value, name):
+    array = _array_or_number(value, name)
+    if array.ndim:
+        raise TypeError(f"{name} has shape {array.shape}, expected a number")
+    return float(array)
+
+
 def _floating(dtype):
     """The dtype of a result."""
     return np.dtype(np.float64) if dtype.kind in "biu" else dtype.newbyteorder("=")
@@ -68,11 +75,19 @@ def _widened(array, dtype):
     return array.astype(np.float32 if dtype.itemsize == 2 else dtype, copy=False)
 
 
+def _from_the_front(axes, ndim):
+    """Axes counted from the front. NumPy raises an AxisError for those of 32 bits that there are not, as here."""
+    for axis in map(operator.index, axes):
+        if not -ndim <= axis < ndim:
+            raise np.exceptions.AxisError(axis, ndim)
+    return normalize_axis_tuple(axes, ndim)
+
+
 def _row_axes(axis, ndim):
     """The axes a row lies along, as a tuple. A 0-d array is one row and has the axes of a 1-d one."""
     if axis is None:
         return tuple(range(ndim))
-    axes = normalize_axis_tuple(axis if isinstance(axis, tuple) else (axis,), max(ndim, 1))
+    axes = _from_the_front(axis if isinstance(axis, tuple) else (axis,), max(ndim, 1))
     return axes if ndim else ()
 
 
@@ -81,7 +96,7 @@ def _one_axis(axis, array):
         raise TypeError(f"axis is {axis!r}, expected one int")
     if array.ndim == 0:
         raise ValueError("a scalar has no rows, expected an array of at least one dimension")
-    return normalize_axis_index(operator.index(axis), array.ndim)
+    return _from_the_front((axis,), array.ndim)[0]
 
 
 def _mask(where, shape):
@@ -107,7 +122,7 @@ def _result(values, dtype, out=None):
     if out is None:
         return values.astype(dtype, copy=False)[()]
     _check_out(out, values.shape, dtype)
-    out[...] = values.astype(dtype, copy=False)
+    out[...] = values
     return out
 
 
@@ -303,6 +318,7 @@ def _rows(logits, labels, axis, weight, sample_weight, ignore_index=None, label_
     axis, dtype = _one_axis(axis, logits), _floating(logits.dtype)
     x = np.moveaxis(_widened(logits, dtype), axis, -1)
     shape, n = x.shape[:-1], x.shape[-1]
+    label_smoothing = _number(label_smoothing, "label_smoothing")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing is {label_smoothing}, expected a number from 0 to 1")
     class_weight = _weights(weight, (n,), "weight")
@@ -319,7 +335,11 @@ def _rows(logits, labels, axis, weight, sample_weight, ignore_index=None, label_
         raise ValueError(f"labels has shape {labels.shape}, expected {shape} (indices) or {logits.shape}")
     if labels.dtype.kind not in "iu":
         raise TypeError(f"labels has dtype {labels.dtype}, expected integers for class indices")
-    kept = np.ones(shape, bool) if ignore_index is None else np.asarray(labels != operator.index(ignore_index))
+    kept = np.ones(shape, bool)
+    if ignore_index is not None:
+        if not -(2**63) <= operator.index(ignore_index) < 2**64:
+            raise ValueError(f"ignore_index is {ignore_index}, expected a 64-bit integer")
+        kept = np.asarray(labels != operator.index(ignore_index))
     _check_range(labels, kept, n, "label")
     label = np.where(kept, labels, 0).astype(np.intp)
     share = class_weight[label] if n else np.zeros(shape)
@@ -329,8 +349,8 @@ def _rows(logits, labels, axis, weight, sample_weight, ignore_index=None, label_
 
 
 def _product(target, logp):
-    """``target * logp``, where no target is 0 whatever the log-probability."""
-    return np.where(target == 0, 0, target * logp)
+    """``target * logp``, where 0 times -inf is 0."""
+    return np.where((target == 0) & (logp == -np.inf), 0, target * logp)
 
 
 def _cross_entropy(
@@ -341,6 +361,9 @@ def _cross_entropy(
     x, targets, axis, dtype = _rows(logits, labels, axis, weight, sample_weight, ignore_index, label_smoothing)
     if reduction not in ("none", "sum", "mean"):
         raise ValueError(f"reduction is {reduction!r}, expected 'none', 'sum' or 'mean'")
+    z_loss = _number(z_loss, "z_loss")
+    if not np.isfinite(z_loss):
+        raise ValueError(f"z_loss is {z_loss}, expected a finite number")
     upstream = _array_or_number(1.0 if grad_loss is None else grad_loss, "grad_loss")
     if upstream.ndim and (reduction != "none" or upstream.shape != targets.scale.shape):
         raise ValueError(f"grad_loss has shape {upstream.shape}, expected a scalar or the loss's shape")
