@@ -25,8 +25,7 @@ needs_openmp = pytest.mark.skipif(not OPENMP, reason="this build runs on one thr
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
 
-
-def default_threads(limit=os.environ.get("OMP_NUM_THREADS")):
+def default_threads(limit):
     """The smallest of OMP_NUM_THREADS, where it is a number, the affinity and the quota."""
     limits = [CPUS, _threads._quota_threads() or CPUS]
     if limit and limit.split(",")[0].strip().isdecimal():
@@ -86,7 +85,7 @@ def test_numbers_of_threads_of_a_wrong_kind(bad, threads):
 
 def test_default(threads):
     """Without a setting, and that is how this test finds it."""
-    assert fsm.get_num_threads() == (default_threads() if OPENMP else 1)
+    assert fsm.get_num_threads() == (default_threads(os.environ.get("OMP_NUM_THREADS")) if OPENMP else 1)
 
 
 @needs_openmp

@@ -367,7 +367,7 @@ def _cross_entropy(
     upstream = _array_or_number(1.0 if grad_loss is None else grad_loss, "grad_loss")
     if upstream.ndim and (reduction != "none" or upstream.shape != targets.scale.shape):
         raise ValueError(f"grad_loss has shape {upstream.shape}, expected a scalar or the loss's shape")
-    has_labels, is_dense = np.any(targets.at_label), np.any(targets.dense)
+    has_labels, is_dense = np.any(targets.at_label), np.ndim(labels) == x.ndim or np.any(targets.dense)
     label = targets.label[..., np.newaxis]
 
     row_max = np.max(x, axis=-1, keepdims=True, initial=-np.inf)
