@@ -162,7 +162,7 @@ struct block_factors {
     struct pair factor;
 };
 
-/* Where no exponentials are stored. (Of zeros alone GCC clears the whole with `rep stos`, which takes longer.) */
+/* Where no exponentials are stored. (Not zeros alone: see clear_sums.) */
 INLINE struct block_factors no_factors(void)
 {
     return (struct block_factors){0, splat(1), {splat(1), splat(0)}};

@@ -170,6 +170,7 @@ static void run_overlapped(const struct plan *plan, ptrdiff_t first, ptrdiff_t l
             struct turn turn = {written, group, next, &group->frame, block, block};
             struct extremes of_block;
             struct row_sums sums;
+            clear_sums(&sums);
             overlapped_phases(plan, turn, step, &of_block, &sums, scratch);
             group->sums = block ? add_sums(group->sums, sums) : sums;
             if (next) extremes = block ? join(extremes, of_block) : of_block;
@@ -216,6 +217,7 @@ static void overlapped_blocks(const struct plan *plan, const struct group *writt
         struct turn turn = {written, group, after < end ? group : next, &ahead->frames[ahead->now], number,
                             after < end ? after : after - end};
         struct row_sums sums;
+        clear_sums(&sums);
         overlapped_phases(plan, turn, step, &ahead->extremes, &sums, scratch);
         KEEP_OF_BLOCK(plan, group, number, sums, sums);
         ahead->now = !ahead->now;

@@ -142,6 +142,7 @@ def test_loss_agrees_on_axes(axis):
 
 
 X = np.ones((2, 3))
+EMPTY = X[:0]
 ERRORS = {
     "masked": lambda f: f.softmax(np.ma.masked_array(X)),
     "complex": lambda f: f.log_softmax(X.astype(complex)),
@@ -184,6 +185,7 @@ ERRORS = {
     "factor": lambda f: f.softmax_cross_entropy_grad_hess(X, [0, 1], factor=0),
     "min_hess": lambda f: f.softmax_cross_entropy_grad_hess(X, [0, 1], min_hess=-1),
     "hess weight": lambda f: f.softmax_cross_entropy_grad_hess(X, X, weight=[1, 1, 1]),
+    "same empty outs": lambda f: f.softmax_cross_entropy_grad_hess(EMPTY, [], grad_out=EMPTY, hess_out=EMPTY),
     "same outs": lambda f: f.softmax_cross_entropy_grad_hess(X, [0, 1], grad_out=X, hess_out=X),
 }
 

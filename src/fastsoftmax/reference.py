@@ -438,7 +438,8 @@ def softmax_cross_entropy_grad_hess(
     for out in (grad_out, hess_out):
         if out is not None:
             _check_out(out, np.shape(logits), dtype)
-    if grad_out is not None and hess_out is not None and np.shares_memory(grad_out, hess_out):
+    outs = grad_out is not None and hess_out is not None
+    if outs and (grad_out is hess_out or np.shares_memory(grad_out, hess_out)):
         raise ValueError("grad_out and hess_out share memory, expected two different arrays")
     y = targets.dense if is_dense else np.arange(x.shape[-1]) == targets.label[..., np.newaxis]
     w = np.where(targets.counts, targets.share * targets.scale, 0)[..., np.newaxis].astype(x.dtype)
