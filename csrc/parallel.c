@@ -175,7 +175,6 @@ int claim_team(int wanted)
         /* Where not all can be had the runtime may have no memory of its own left either. */
         if (started < wanted) wanted = proved_team;
     }
-    if (wanted > 1) proved_team = wanted;
 #endif
     if (wanted <= 1) atomic_fetch_sub(&teams_at_work, 1);
     return wanted;
@@ -251,6 +250,7 @@ void share_out(int team, ptrdiff_t count, work_function *work, void *context)
         cut_into_runs(runs, number, count);
 #pragma omp parallel num_threads(team)
         work_off(runs, number, least_step, omp_get_thread_num(), work, context);
+        proved_team = team;
         return;
     }
 #endif

@@ -26,11 +26,10 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
 
 def default_threads(limit):
-    """The smallest of OMP_NUM_THREADS, where it is a number, the affinity and the quota."""
-    limits = [CPUS, _threads._quota_threads() or CPUS]
-    if limit and limit.split(",")[0].strip().isdecimal():
-        limits.append(int(limit.split(",")[0]))
-    return min(limits)
+    """The smallest of OMP_NUM_THREADS, where it is a number, the affinity, the quota and OpenMP's own limit."""
+    first = (limit or "").split(",")[0].strip()
+    given = [int(first)] if first.isdecimal() and int(first) else []
+    return min(CPUS, _threads._quota_threads() or CPUS, int(os.environ.get("OMP_THREAD_LIMIT", CPUS)), *given)
 
 
 LARGE = np.random.default_rng(0).normal(size=(500, 1000)).astype(np.float32)
@@ -756,12 +755,10 @@ def test_quota_of_cgroup_v1(quota, expected, tmp_path):
 @pytest.mark.parametrize("quota", ["", "many 100000", "100000 0", "100000", "1 2 3"])
 def test_quota_that_is_none(quota, tmp_path):
     """Files that hold something else, and a group whose path is no text."""
-    folder = tmp_path / os.fsdecode(b"b\xffx")
-    (folder / "cpu").mkdir(parents=True)
-    (folder / "cpu.max").write_text(quota)
-    (folder / "cpu.cfs_quota_us").write_text(quota)
-    (folder / "cpu.cfs_period_us").write_text("")
-    (tmp_path / "process").write_bytes(b"0::/b\xffx\n")
+    (tmp_path / "cpu.max").write_text(quota)
+    (tmp_path / "cpu.cfs_quota_us").write_text(quota)
+    (tmp_path / "cpu.cfs_period_us").write_text("")
+    (tmp_path / "process").write_bytes(b"0::/b\xff\x0cx\n")
     assert _threads._quota_threads(tmp_path, tmp_path / "process") == 0
 
 

@@ -179,13 +179,17 @@ cdef inline bint are_the_same(ndarray a, ndarray b) noexcept:
     return PyArray_DATA(a) == PyArray_DATA(b)
 
 
+cdef inline npy_intp magnitude(npy_intp stride) noexcept:
+    return stride if stride >= 0 else -stride
+
+
 cpdef bint overlaps_itself(ndarray a) noexcept:
     """Whether two elements may lie in one place: along some axis a step is shorter than all that lies within it."""
     cdef npy_intp step, shorter, reach
     for d in range(PyArray_NDIM(a)):
-        step, reach = abs(PyArray_STRIDES(a)[d]), PyArray_ITEMSIZE(a)
+        step, reach = magnitude(PyArray_STRIDES(a)[d]), PyArray_ITEMSIZE(a)
         for other in range(PyArray_NDIM(a)):
-            shorter = abs(PyArray_STRIDES(a)[other])
+            shorter = magnitude(PyArray_STRIDES(a)[other])
             if PyArray_DIMS(a)[other] > 1 and (shorter < step or (shorter == step and other < d)):
                 reach += shorter * (PyArray_DIMS(a)[other] - 1)
         if PyArray_DIMS(a)[d] > 1 and step < reach:

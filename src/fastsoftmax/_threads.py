@@ -34,11 +34,13 @@ def _quota(folder: Path) -> float:
 def _quota_threads(mounts: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup")) -> int:
     """The CPU quota of this process's control groups, rounded up; 0 where there is none."""
     try:
-        lines = process.read_text(errors="surrogateescape").splitlines()  # a path is any bytes
+        lines = os.fsdecode(process.read_bytes()).split("\n")  # a path may hold any other byte
     except OSError:
         return 0
     smallest = math.inf
     for line in lines:
+        if line.count(":") < 2:
+            continue
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             mount = mounts
