@@ -37,7 +37,8 @@ static void sum_of_blocks(const struct plan *plan, struct group *group, ptrdiff_
 #endif
     for (ptrdiff_t number = first; number < end; number++) {
         struct frame of_block, *frame = &group->frame;
-        struct row_sums sums = {0};
+        struct row_sums sums;
+        clear_sums(&sums);
         if (plan->sums_by_block) {
             struct extremes extremes;
             max_phase(plan, group, number, &extremes, scratch);
@@ -75,7 +76,8 @@ static void run_long_columns(const struct plan *plan, struct group *groups, ptrd
         EACH_GROUP(g, count) frames[g] = groups[g].frame;
     }
     for (ptrdiff_t number = 0; number < plan->blocks; number++) {
-        struct row_sums sums[BATCH_GROUPS] = {0};
+        struct row_sums sums[BATCH_GROUPS];
+        EACH_GROUP(g, count) clear_sums(&sums[g]);
         ptrdiff_t first = block_start(plan, number), end = first + block_length(plan, number);
         if (plan->sums_by_block) {
             extremes_of_columns(groups, count, first, end, extremes);

@@ -89,6 +89,7 @@ INLINE void gradient_step(ptrdiff_t i, ptrdiff_t lanes, const real *e, const rea
     vec value = load_lanes(e + i, lanes), target = load_lanes(targets + i, lanes);
     struct pair step = two_product(scale.high, target);
     step.low = fma_(scale.low, target, step.low);
+    step = infinite_alone(step);
     store_lanes(out + i, lanes, less_step(value, factor, step));
 }
 

@@ -794,6 +794,11 @@ def test_infinite_upstream_gradients(n, dtype):
     expected[[0, 1], [0, 1]] = NAN
     np.testing.assert_array_equal(gradient, expected)
     assert np.all(fsm.softmax_cross_entropy_grad(x[:2], [0, 1], z_loss=1e308, reduction="sum") == INF)
+    # Probabilities whose weights sum to 0, so that the softmax has no part in it.
+    soft = np.zeros((2, n), dtype)
+    soft[:, :2] = 0.5
+    gradient = fsm.softmax_cross_entropy_grad(x[:2], soft, weight=10 * weight, grad_loss=1e308, reduction="sum")
+    np.testing.assert_array_equal(gradient, np.sign(-weight * [[1], [1]]) * np.where(weight, INF, 1))
 
 
 def test_mean_of_losses_whose_sum_is_infinite():
